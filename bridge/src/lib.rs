@@ -1,0 +1,1 @@
+//! Daemon beside the top master.

@@ -1,0 +1,2 @@
+//! Daemon beside the top master.
+fn main() {}

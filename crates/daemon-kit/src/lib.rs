@@ -1,0 +1,1 @@
+//! The frame of every daemon: configuration, signals, tasks, tracing, metrics and health.

@@ -1,0 +1,1 @@
+//! I/O with Redis: append, subscribe, read, requests and replies.

@@ -1,0 +1,1 @@
+//! I/O with Salt: publish and request sockets, sign-in, event bus, configuration.

@@ -1,0 +1,1 @@
+//! Daemon beside a lower master.

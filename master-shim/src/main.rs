@@ -1,0 +1,2 @@
+//! Daemon beside a lower master.
+fn main() {}
