@@ -12,9 +12,14 @@
 //! ```
 //! Cryptography is libcrypto's; no primitive is written here.
 
+pub mod auth;
 pub mod bus;
+pub mod commands;
 pub mod crypticle;
+pub mod gate;
 pub mod ids;
 pub mod keys;
 pub mod msgpack;
+pub mod publication;
 pub mod request;
+pub mod standin;
