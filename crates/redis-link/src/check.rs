@@ -1,0 +1,172 @@
+//! Looks at a server before a daemon relies on it.
+//!
+//! Every command that the role will need is tried with arguments that it refuses: the server checks
+//! rights before arguments, so that nothing is changed and a missing right is told by name, all of
+//! them at once.
+
+use redis::{Cmd, Value};
+
+use crate::connection::{Lane, Purpose, Redis};
+use crate::error::RedisError;
+use crate::keys::RelayKeys;
+use crate::value;
+
+/// Who asks: each role needs other rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A bridge: appends publications, takes requests, publishes replies.
+    Bridge,
+    /// A site: reads publications, sends requests. Whether it may listen is told by listening.
+    Site,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// `redis_version`, such as `7.0.15`; Valkey names the Redis it is compatible with.
+    pub version: String,
+    /// `role`: `master` or `slave`, empty when the user may not see it.
+    pub role: String,
+}
+
+impl Redis {
+    /// Checks version, streams, role and rights at the primary, and at the server that is read at.
+    ///
+    /// # Errors
+    /// The first server that cannot be used and why: unreachable, sign-in refused, no streams, a
+    /// replica where the primary is needed, or all missing rights.
+    pub async fn check(&self, keys: &RelayKeys, role: Role) -> Result<ServerInfo, RedisError> {
+        let primary = self.write_lane(Purpose::Check);
+        let info = server_info(&primary).await?;
+        if info.role == "slave" {
+            let url = primary.endpoint.url.clone();
+            return Err(RedisError::ReadOnly {
+                operation: "check",
+                url,
+            });
+        }
+        let (writes, reads) = match role {
+            Role::Bridge => (bridge_writes(keys), Vec::new()),
+            Role::Site => (site_writes(keys), site_reads(keys)),
+        };
+        try_rights(&primary, &writes).await?;
+        if !reads.is_empty() {
+            let nearest = self.read_lane(Purpose::Check);
+            server_info(&nearest).await?;
+            try_rights(&nearest, &reads).await?;
+        }
+        Ok(info)
+    }
+}
+
+async fn server_info(lane: &Lane) -> Result<ServerInfo, RedisError> {
+    let limit = lane.endpoint.op_timeout;
+    lane.command("PING", &redis::cmd("PING"), limit).await?;
+    let info = lane.command("INFO", &redis::cmd("INFO"), limit).await?;
+    let text = value::text(info).unwrap_or_default();
+    let field = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let info = ServerInfo {
+        version: field("redis_version"),
+        role: field("role"),
+    };
+    let major = info.version.split('.').next().and_then(value::digits);
+    if major.is_some_and(|major| major < 5) {
+        let url = lane.endpoint.url.clone();
+        return Err(RedisError::NoStreams {
+            url,
+            text: format!("version {}", info.version),
+        });
+    }
+    Ok(info)
+}
+
+/// A command of words.
+fn words(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    for word in words {
+        command.arg(*word);
+    }
+    command
+}
+
+/// Stands where an id or a number has to be.
+const BAD: &str = "not-valid";
+
+fn bridge_writes(keys: &RelayKeys) -> Vec<Cmd> {
+    let (stream, head, requests) = (keys.publications(), keys.head(), keys.requests());
+    let seen = keys.seen("check");
+    let replies = keys.replies_pattern().replace('*', "check");
+    vec![
+        words(&["EVALSHA", &"0".repeat(40), "1", &head]),
+        words(&["SCRIPT", "LOAD", "return 0"]),
+        words(&["GET", &seen]),
+        words(&["SET", &seen, "1", BAD]),
+        words(&["HMGET", &head, "epoch", "number"]),
+        words(&["HSET", &head, "epoch", "1", "number"]),
+        words(&["XADD", &stream, BAD, "v", "1"]),
+        words(&["XINFO", "STREAM", &stream]),
+        words(&["PUBLISH", &replies, "v=1\n"]),
+        words(&["XGROUP", "CREATE", &requests, "bridges", BAD]),
+        words(&[
+            "XREADGROUP",
+            "GROUP",
+            "bridges",
+            "check",
+            "STREAMS",
+            &requests,
+            BAD,
+        ]),
+        words(&["XACK", &requests, "bridges", BAD]),
+        words(&["XDEL", &requests, BAD]),
+        words(&["XCLAIM", &requests, "bridges", "check", "0", BAD]),
+    ]
+}
+
+fn site_writes(keys: &RelayKeys) -> Vec<Cmd> {
+    vec![words(&["XADD", &keys.requests(), BAD, "v", "1"])]
+}
+
+fn site_reads(keys: &RelayKeys) -> Vec<Cmd> {
+    vec![
+        words(&["HMGET", &keys.head(), "epoch", "number"]),
+        words(&["XRANGE", &keys.publications(), BAD, "+"]),
+        words(&["MULTI"]),
+        words(&["EXEC"]),
+    ]
+}
+
+/// Tries the commands; refused arguments are as good as success, refused rights are collected.
+async fn try_rights(lane: &Lane, commands: &[Cmd]) -> Result<(), RedisError> {
+    let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command.clone());
+    }
+    let mut missing = Vec::new();
+    for value in lane
+        .pipeline("check rights", &pipeline, lane.endpoint.op_timeout)
+        .await?
+    {
+        let Value::ServerError(_) = value else {
+            continue;
+        };
+        match lane.endpoint.value("check rights", value) {
+            Err(RedisError::NotPermitted { text, .. }) => missing.push(text),
+            Err(error @ (RedisError::NoStreams { .. } | RedisError::WrongPassword { .. })) => {
+                return Err(error);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(RedisError::NotPermitted {
+        url: lane.endpoint.url.clone(),
+        text: missing.join("; "),
+    })
+}
