@@ -47,7 +47,7 @@ mod tests {
     struct Step {
         text: &'static str,
         #[source]
-        cause: Option<Box<Step>>,
+        cause: Option<Box<Self>>,
     }
 
     fn step(text: &'static str, cause: Option<Step>) -> Step {

@@ -11,5 +11,6 @@
 
 pub mod queue;
 pub mod requester;
+pub mod salt_config;
 pub mod socket;
 pub mod subscriber;

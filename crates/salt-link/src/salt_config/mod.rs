@@ -1,0 +1,27 @@
+//! Salt's own configuration, read as Salt reads it, so that nothing is asked twice.
+//!
+//! ```text
+//! /etc/salt/master + master.d/*.conf ──► MasterConfig   (the bridge: the MoM's)
+//!        │
+//!        ├── over it: /etc/salt/minion + minion.d/*.conf
+//!        └── over it: syndic_* ──► SyndicConfig         (the shim: in place of salt-syndic)
+//! ```
+//! - What both read is checked against records of the real `salt.config.syndic_config`
+//!   (`tests/data/salt_config`).
+//! - Keys that are not ours are not looked at; every mistake in ours is told at once.
+//! - Salt's file is not ours to correct: where Salt takes a value, we take it as Salt does.
+
+mod files;
+mod identity;
+mod master;
+mod options;
+mod paths;
+mod syndic;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+pub use identity::IdSource;
+pub use master::{IpcMode, MasterConfig};
+pub use syndic::{MasterId, SyndicConfig, SyndicFailover, SyndicMode};
+pub use upstream::Upstream;
