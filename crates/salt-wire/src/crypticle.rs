@@ -262,3 +262,6 @@ impl fmt::Debug for AesKey {
         f.write_str("AesKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests;
