@@ -6,6 +6,10 @@
 //!                                                       ▲
 //!                          first SIGTERM or SIGINT: cancel the token; second: exit at once
 //! ```
+//! Memory: an idle daemon of this frame takes 5 MiB resident (0.4 MiB of it its own) and no
+//! processor time, measured on `examples/idle.rs`. glibc gives each busy thread a malloc arena
+//! that it seldom shrinks; `MALLOC_ARENA_MAX=2` in the unit's environment bounds that, and it has
+//! to stand there, as setting it from within takes `unsafe`.
 
 use std::fmt::Display;
 use std::future::Future;
