@@ -1,1 +1,185 @@
-//! Daemon beside the top master.
+//! The daemon beside the top master (MoM): publications into Redis, requests and replies between the sites and the MoM.
+//!
+//! ```text
+//!            ┌────────────────────────── bridge ──────────────────────────┐
+//! MoM 4505 ──┼─► SUB thread ──► publications ──► Appender ────────────────┼─► Redis: stream + pub/sub
+//!            │                  beats ─────────► Appender ────────────────┼─► Redis: heart-beats
+//! MoM 4506 ◄─┼── request pool ◄── requests ◄──── RequestsConsumer ◄───────┼── Redis: requests
+//!            │        └─────────────────────────► Replier ────────────────┼─► Redis: replies
+//!            └────────────────────────────────────────────────────────────┘
+//! ```
+//! It holds no Salt key and opens neither publications nor requests. [`run`] builds every task and wires every channel.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use daemon_kit::{Context, Tasks, http::HttpServer, state_dir::StateDir};
+use redis_link::{
+    Appender, AppenderConfig, ManagedRedis, Purpose, Redis, RedisConfig, RequestsConfig,
+    RequestsConsumer, Role,
+};
+use salt_link::{
+    queue::Receiver,
+    requester::{RequestPool, RequestPoolConfig},
+    socket::Endpoint,
+    subscriber::{Subscriber, SubscriberConfig, SubscriberEvent, SubscriberHandle},
+};
+use tokio::sync::mpsc;
+
+pub use config::Config;
+
+mod beats;
+mod config;
+mod publications;
+mod requests;
+mod telemetry;
+
+use self::{
+    config::RedisServer, publications::PublicationsTask, requests::RequestsTask,
+    telemetry::Telemetry,
+};
+
+/// How long a drain may take: the MoM's slowest ordinary reply and a little.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Publications that wait for Redis; the bytes are bounded beside (64 MiB).
+const PUBLICATIONS_QUEUED_MAX: usize = 100_000;
+
+/// Requests on their way from the consumer to the task. When full the consumer waits.
+const REQUEST_EVENTS: usize = 64;
+
+/// Builds every task and wires every channel; returns when the daemon has ended.
+///
+/// # Errors
+/// When something that only a person can mend is in the way at the start, or a task cannot go on.
+pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
+    let Context {
+        shutdown,
+        metrics,
+        readiness,
+        ..
+    } = context;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let _lock = state_dir.lock("bridge")?;
+    let http = HttpServer::bind(
+        config.listen,
+        metrics.clone(),
+        readiness.clone(),
+        shutdown.clone(),
+        axum::Router::new(),
+    )
+    .await?;
+    let telemetry = Telemetry::new(&metrics);
+    let mut tasks = Tasks::new(shutdown);
+    tasks.spawn("http", http.serve(tasks.shutdown().clone()));
+
+    let redis = start_redis(&config, &mut tasks, &telemetry).await?;
+    let publish_port = subscribe(&config)?;
+    let request_port = request_pool(&config)?;
+
+    let appender = AppenderConfig {
+        publications_max: config.publications_max,
+        ..AppenderConfig::default()
+    };
+    let appender = Arc::new(Appender::new(
+        &redis,
+        config.keys.clone(),
+        config.bridge.clone(),
+        appender,
+    ));
+    let (_subscriber, publications) = publish_port;
+    let publications = PublicationsTask::new(
+        publications,
+        Arc::clone(&appender),
+        readiness.condition("mom"),
+        telemetry.clone(),
+    );
+    tasks.spawn("publications", publications.run(tasks.shutdown().clone()));
+    tasks.spawn(
+        "beats",
+        beats::run(
+            appender,
+            readiness.condition("redis"),
+            telemetry.clone(),
+            tasks.shutdown().clone(),
+        ),
+    );
+
+    let (consumer, replier) = RequestsConsumer::new(
+        &redis,
+        &config.keys,
+        config.bridge.clone(),
+        RequestsConfig::default(),
+    );
+    let (sender, requests) = mpsc::channel(REQUEST_EVENTS);
+    tasks.spawn("requests-consumer", consumer.run(sender));
+    let requests = RequestsTask::new(
+        requests,
+        request_port,
+        replier,
+        readiness.condition("requests"),
+        telemetry,
+    );
+    tasks.spawn("requests", requests.run(tasks.shutdown().clone()));
+
+    tasks.join(GRACE).await?;
+    Ok(())
+}
+
+/// Connects to the operator's Redis, or starts one and looks after it.
+///
+/// A Redis that is away is waited for; one that will not do is an error.
+async fn start_redis(
+    config: &Config,
+    tasks: &mut Tasks,
+    telemetry: &Telemetry,
+) -> anyhow::Result<Redis> {
+    let redis_config = match &config.redis {
+        RedisServer::External(redis_config) => redis_config.clone(),
+        RedisServer::Managed(managed) => {
+            let server = ManagedRedis::start(managed.clone()).await?;
+            let redis_config = server.redis_config().clone();
+            let stop = tasks.shutdown().clone().cancelled_owned();
+            let telemetry = telemetry.clone();
+            tasks.spawn(
+                "redis-server",
+                server.run(stop, move |reason| telemetry.redis_restarted(reason)),
+            );
+            redis_config
+        }
+    };
+    let reconnects = telemetry.clone();
+    let redis = open_redis(&redis_config, move |purpose| {
+        reconnects.redis_reconnected(purpose)
+    })?;
+    match redis.check(&config.keys, Role::Bridge).await {
+        Ok(info) => telemetry.redis_found(&info),
+        Err(err) if err.is_transient() => telemetry.redis_down(&err),
+        Err(err) => return Err(err).context("Redis cannot serve as the relay's engine"),
+    }
+    Ok(redis)
+}
+
+fn open_redis(
+    config: &RedisConfig,
+    on_reconnect: impl Fn(Purpose) + Send + Sync + 'static,
+) -> anyhow::Result<Redis> {
+    Redis::new(config, Arc::new(on_reconnect)).map_err(|mistakes| {
+        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", mistakes.join("; "))
+    })
+}
+
+fn subscribe(config: &Config) -> anyhow::Result<(SubscriberHandle, Receiver<SubscriberEvent>)> {
+    let endpoint = Endpoint::tcp(config.mom.connect_host(), config.mom.publish_port)?;
+    let mut subscriber = SubscriberConfig::new(endpoint);
+    subscriber.queue.entries = PUBLICATIONS_QUEUED_MAX;
+    Ok(Subscriber::spawn(subscriber)?)
+}
+
+fn request_pool(config: &Config) -> anyhow::Result<RequestPool> {
+    let endpoint = Endpoint::tcp(config.mom.connect_host(), config.mom.ret_port)?;
+    let mut pool = RequestPoolConfig::new(endpoint);
+    pool.sockets = config.mom_requests;
+    Ok(RequestPool::spawn(pool)?)
+}

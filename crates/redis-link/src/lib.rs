@@ -23,6 +23,7 @@ mod header;
 mod keys;
 mod read;
 mod requests;
+mod section;
 mod server;
 mod subscribe;
 mod value;

@@ -1,0 +1,45 @@
+//! The heart-beat: tells every site, through the whole path, which entry is the newest.
+//!
+//! One task per bridge. A site that hears a number which it does not have knows that it missed something; a site that
+//! hears nothing knows that its link is dead, although its TCP connection may look alive.
+
+use std::{sync::Arc, time::Duration};
+
+use daemon_kit::{CancellationToken, http::Condition, unix_millis};
+use redis_link::Appender;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::telemetry::Telemetry;
+
+/// Twice a second: a lost tail is noticed within a second.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Beats until `shutdown`; `redis` tells whether Redis takes the beats.
+pub(crate) async fn run(
+    appender: Arc<Appender>,
+    redis: Condition,
+    telemetry: Telemetry,
+    shutdown: CancellationToken,
+) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        match appender.beat(unix_millis()).await {
+            Ok(_) => {
+                telemetry.beat();
+                if redis.holds() {
+                    telemetry.redis_up();
+                }
+            }
+            Err(err) => {
+                if redis.fails(daemon_kit::chain(&err)) {
+                    telemetry.redis_down(&err);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The bridge's configuration: the file as written, and what it means.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use daemon_kit::{config::Section, http};
+use redis_link::{ManagedRedisConfig, Persistence, RedisConfig, RelayKeys, SiteName};
+use salt_link::salt_config::MasterConfig;
+
+/// Keys that only a master-shim reads; the two daemons may share a file.
+const OTHERS_KEYS: &[&str] = &["answer_as_site", "job_ttl", "minion_config"];
+
+/// Keys of the section `redis` that only count for a server of the bridge's own.
+const MANAGED_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];
+
+/// What makes a name fit for a key.
+const NAME: &str = "choose a short name of letters and digits, such as main";
+
+/// The name of the only bridge of a MoM. A second one needs a name of its own.
+const DEFAULT_BRIDGE: &str = "bridge";
+
+/// The bridge's configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The relay's keys in Redis, from `mom`.
+    pub(crate) keys: RelayKeys,
+    /// This bridge's name among the bridges of its MoM.
+    pub(crate) bridge: SiteName,
+    /// The MoM's own configuration, from `salt_config`.
+    pub(crate) mom: MasterConfig,
+    /// Where Redis is, or how to run one.
+    pub(crate) redis: RedisServer,
+    /// Entries that the publications stream keeps.
+    pub(crate) publications_max: u64,
+    /// Requests to the MoM at the same time.
+    pub(crate) mom_requests: usize,
+    /// Where the bridge keeps its files.
+    pub(crate) state_dir: PathBuf,
+    /// Where metrics and health are served.
+    pub(crate) listen: SocketAddr,
+}
+
+/// Which Redis serves the relay.
+#[derive(Debug)]
+pub(crate) enum RedisServer {
+    /// One that the operator runs.
+    External(RedisConfig),
+    /// One that the bridge starts and looks after.
+    Managed(ManagedRedisConfig),
+}
+
+impl Config {
+    /// Reads the file's root; nothing comes of it when there is a mistake, which is then noted there.
+    pub fn read(root: &Section<'_>) -> Option<Self> {
+        root.ignore(OTHERS_KEYS);
+        let state_dir = root.path_or("state_dir", "/var/lib/saltway");
+        let mom_file = root.path_or("salt_config", "/etc/salt/master");
+        let mom = MasterConfig::load(&mom_file).map_err(|mistakes| root.add(mistakes.into_list()));
+        let keys = root.string("mom");
+        let keys = RelayKeys::new(&keys).map_err(|err| root.mistake("mom", err.to_string(), NAME));
+        let bridge = root
+            .optional_string("bridge")
+            .unwrap_or_else(|| DEFAULT_BRIDGE.to_owned());
+        let bridge =
+            SiteName::new(&bridge).map_err(|err| root.mistake("bridge", err.to_string(), NAME));
+        let redis = read_redis(&root.section("redis"), &state_dir);
+        let publications_max = root.u64("publications_max", 100_000, 1..=100_000_000);
+        let mom_requests = root.u64("mom_requests", 16, 1..=256);
+        let listen = http::read_listen(root);
+        Some(Self {
+            keys: keys.ok()?,
+            bridge: bridge.ok()?,
+            mom: mom.ok()?,
+            redis,
+            publications_max,
+            mom_requests: usize::try_from(mom_requests).ok()?,
+            state_dir,
+            listen,
+        })
+    }
+}
+
+fn read_redis(section: &Section<'_>, state_dir: &Path) -> RedisServer {
+    if section.has("url") {
+        section.ignore(MANAGED_KEYS);
+        return RedisServer::External(RedisConfig::read(section));
+    }
+    let default = ManagedRedisConfig::new(state_dir);
+    let persistences = [
+        ("none", Persistence::None),
+        ("snapshot", Persistence::Snapshot),
+        ("append", Persistence::Append),
+    ];
+    RedisServer::Managed(ManagedRedisConfig {
+        listen: section.socket_addr("listen", default.listen),
+        password_file: section.optional_path("password_file"),
+        persistence: section.enumeration("persistence", default.persistence, &persistences),
+        maxmemory_bytes: section.bytes("maxmemory", default.maxmemory_bytes, 0..=u64::MAX),
+        program: section.string_or("program", "redis-server").into(),
+        ..default
+    })
+}

@@ -1,0 +1,174 @@
+//! Carries the MoM's publications into Redis, unopened and in their order.
+//!
+//! One task per bridge; the only reader of the SUB socket's queue and the only one that appends.
+//!
+//! ```text
+//! MoM 4505 ──► SUB thread ──queue──► PublicationsTask ──append (Lua)──► stream + pub/sub
+//! ```
+//! - A frame leaves the task only when Redis has it; an append whose outcome is unknown is repeated, and Redis drops
+//!   what it has already.
+//! - While Redis is away frames wait in the queue, bounded by entries and bytes; when it is full the SUB thread stops
+//!   reading, then the MoM's own high-water mark counts, and what is lost there the sites see in the MoM's serial.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon_kit::{CancellationToken, backoff::Backoff, http::Condition, unix_millis};
+use redis_link::{Appender, Frame};
+use salt_link::{queue::Receiver, subscriber::SubscriberEvent};
+use salt_wire::publication::topics::{self, Selection};
+
+use crate::telemetry::Telemetry;
+
+/// Most frames in one call of [`Appender::append`].
+const BATCH_FRAMES_MAX: usize = 256;
+
+/// Most bytes in one call, but for a single larger frame.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Pauses between attempts to append.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// The task; see the module's head.
+pub(crate) struct PublicationsTask {
+    events: Receiver<SubscriberEvent>,
+    appender: std::sync::Arc<Appender>,
+    mom: Condition,
+    telemetry: Telemetry,
+    stalls: u64,
+}
+
+impl PublicationsTask {
+    /// `mom` tells whether the publish port is connected.
+    pub(crate) fn new(
+        events: Receiver<SubscriberEvent>,
+        appender: std::sync::Arc<Appender>,
+        mom: Condition,
+        telemetry: Telemetry,
+    ) -> Self {
+        Self {
+            events,
+            appender,
+            mom,
+            telemetry,
+            stalls: 0,
+        }
+    }
+
+    /// Runs until `shutdown`, then appends what was received.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = shutdown.cancelled() => None,
+            };
+            let Some(first) = first else { return };
+            let frames = self.batch(first).await;
+            if !frames.is_empty() {
+                self.append(frames, &shutdown).await;
+            }
+            self.report_queue();
+        }
+    }
+
+    /// `first` and what is there already.
+    async fn batch(&mut self, first: SubscriberEvent) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(event) = next {
+            if let Some(frame) = self.frame_of(event) {
+                bytes += frame.frame.len();
+                frames.push(frame);
+            }
+            if frames.len() >= BATCH_FRAMES_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            next = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = std::future::ready(()) => None,
+            };
+        }
+        frames
+    }
+
+    fn frame_of(&self, event: SubscriberEvent) -> Option<Frame> {
+        match event {
+            SubscriberEvent::Connected => {
+                self.mom.holds();
+                self.telemetry.mom_connected();
+            }
+            SubscriberEvent::Disconnected => {
+                self.mom.fails("publish port not connected");
+                self.telemetry.mom_disconnected();
+            }
+            SubscriberEvent::Malformed { reason } => self.telemetry.publication_malformed(reason),
+            SubscriberEvent::Frames {
+                received_at_ms,
+                frames,
+            } => {
+                return self.payload_of(&frames).map(|frame| Frame {
+                    received_at_ms,
+                    frame,
+                });
+            }
+        }
+        None
+    }
+
+    fn payload_of(&self, frames: &[Bytes]) -> Option<Bytes> {
+        match topics::select(frames) {
+            Selection::Payload(payload) => {
+                self.telemetry.publication_received(payload.len());
+                Some(payload)
+            }
+            Selection::OtherTopic => None,
+            Selection::Malformed { .. } => {
+                self.telemetry
+                    .publication_malformed("neither one frame nor a topic and one frame");
+                None
+            }
+        }
+    }
+
+    /// Appends until Redis has them. After `shutdown` a single attempt is left: the daemon's grace is short.
+    async fn append(&self, frames: Vec<Frame>, shutdown: &CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+        loop {
+            match self.appender.append(&frames, unix_millis()).await {
+                Ok(appended) => {
+                    for (appended, frame) in appended.iter().zip(&frames) {
+                        self.telemetry
+                            .publication_appended(appended, frame.received_at_ms);
+                    }
+                    return;
+                }
+                Err(err) if shutdown.is_cancelled() => {
+                    for _ in &frames {
+                        self.telemetry.publication_refused(&err);
+                    }
+                    return;
+                }
+                Err(err) => self.telemetry.append_failed(&err, frames.len()),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    fn report_queue(&mut self) {
+        let state = self.events.gauge().state();
+        self.telemetry
+            .publications_queue(state.entries, state.bytes);
+        if state.stalls > self.stalls {
+            self.telemetry
+                .publications_stalled(state.stalls - self.stalls);
+            self.stalls = state.stalls;
+        }
+    }
+}

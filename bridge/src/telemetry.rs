@@ -1,0 +1,278 @@
+//! What the bridge counts and logs: one method per thing that happens.
+
+use std::{sync::Arc, time::Duration};
+
+use daemon_kit::{
+    chain,
+    metrics::{
+        LATENCY_SECONDS, Metrics,
+        prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGaugeVec},
+    },
+    throttle::SharedThrottle,
+    unix_millis,
+};
+use redis_link::{Appended, RedisError, ServerInfo};
+use salt_link::requester::PoolState;
+use tracing::{debug, error, info, warn};
+
+/// Warnings about hostile or broken input: at most these many a minute, the rest is counted.
+const WARNINGS_PER_MINUTE: u32 = 30;
+
+/// Everything that the bridge counts. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Telemetry(Arc<Counters>);
+
+struct Counters {
+    publications: IntCounterVec,
+    duplicates: IntCounter,
+    lost: IntCounterVec,
+    publication_latency: Histogram,
+    requests: IntCounterVec,
+    refused: IntCounterVec,
+    request_latency: Histogram,
+    heartbeat: GaugeVec,
+    redis_reconnects: IntCounterVec,
+    queue_entries: IntGaugeVec,
+    queue_bytes: IntGaugeVec,
+    stalls: IntCounter,
+    input_warnings: SharedThrottle,
+}
+
+/// The hops of a publication that the bridge sees.
+const HOPS: &[&str] = &["mom", "redis"];
+const QUEUES: &[&str] = &["publications", "requests"];
+/// The words of [`salt_wire::gate::Refusal`].
+const REFUSALS: &[&str] = &[
+    "msgpack",
+    "not_map",
+    "key",
+    "repeated_key",
+    "ext",
+    "enc",
+    "version",
+    "load",
+    "clear_command",
+    "id",
+    "nonce",
+    "public_key",
+    "enc_algo",
+    "sig_algo",
+    "token",
+    "autosign_grains",
+];
+/// The words of [`redis_link::Purpose`].
+const PURPOSES: &[&str] = &[
+    "append",
+    "subscribe",
+    "read",
+    "requests",
+    "replies",
+    "check",
+];
+const OUTCOMES: &[&str] = &["answered", "refused", "timed_out", "malformed"];
+
+impl Telemetry {
+    /// Registers every metric; series stand at 0 from then on.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self(Arc::new(Counters {
+            publications: metrics.counters(
+                "saltway_publications_total",
+                "Publications that reached a hop: received from the MoM, appended to Redis",
+                &[("hop", HOPS)],
+            ),
+            duplicates: metrics.counter(
+                "saltway_publications_duplicate_total",
+                "Publications that another bridge had appended already",
+            ),
+            lost: metrics.counters(
+                "saltway_publications_lost_total",
+                "Publications lost before a hop; site is empty where a loss concerns every site",
+                &[("hop", HOPS), ("site", &[""])],
+            ),
+            publication_latency: metrics.histogram(
+                "saltway_publication_latency_seconds",
+                "From the MoM's socket until Redis had the publication",
+                LATENCY_SECONDS,
+            ),
+            requests: metrics.counters(
+                "saltway_requests_total",
+                "Requests of sites to the MoM, by what became of them",
+                &[("outcome", OUTCOMES)],
+            ),
+            refused: metrics.counters(
+                "saltway_requests_refused_total",
+                "Requests that the gate refused, by reason",
+                &[("reason", REFUSALS)],
+            ),
+            request_latency: metrics.histogram(
+                "saltway_request_latency_seconds",
+                "From handing a request to the MoM until its reply",
+                LATENCY_SECONDS,
+            ),
+            heartbeat: metrics.float_gauges(
+                "saltway_heartbeat_timestamp_seconds",
+                "Unix time of the last heart-beat that Redis took from this bridge",
+                &[("hop", &["redis"])],
+            ),
+            redis_reconnects: metrics.counters(
+                "saltway_redis_reconnects_total",
+                "Connections to Redis that were lost and made again",
+                &[("purpose", PURPOSES)],
+            ),
+            queue_entries: metrics.gauges(
+                "saltway_queue_entries",
+                "Entries in a queue",
+                &[("queue", QUEUES)],
+            ),
+            queue_bytes: metrics.gauges(
+                "saltway_queue_bytes",
+                "Bytes in a queue",
+                &[("queue", QUEUES)],
+            ),
+            stalls: metrics.counter(
+                "saltway_publications_stalled_total",
+                "Times that the queue of publications was full, so that the MoM's own queue had to hold them",
+            ),
+            input_warnings: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
+        }))
+    }
+
+    pub(crate) fn mom_connected(&self) {
+        info!("connected to the MoM's publish port");
+    }
+
+    pub(crate) fn mom_disconnected(&self) {
+        warn!("connection to the MoM's publish port lost; publications until it is back are lost");
+    }
+
+    pub(crate) fn publication_received(&self, bytes: usize) {
+        self.0.publications.with_label_values(&["mom"]).inc();
+        debug!(bytes, "publication received");
+    }
+
+    pub(crate) fn publication_malformed(&self, reason: &str) {
+        self.0.lost.with_label_values(&["mom", ""]).inc();
+        self.warn_of_input(
+            "message on the MoM's publish port is no publication; dropped",
+            reason,
+        );
+    }
+
+    pub(crate) fn publication_appended(&self, appended: &Appended, received_at_ms: u64) {
+        if appended.duplicate {
+            self.0.duplicates.inc();
+            return;
+        }
+        self.0.publications.with_label_values(&["redis"]).inc();
+        let age_ms = unix_millis().saturating_sub(received_at_ms);
+        self.0
+            .publication_latency
+            .observe(Duration::from_millis(age_ms).as_secs_f64());
+        debug!(entry_id = %appended.entry_id, "publication appended");
+    }
+
+    pub(crate) fn append_failed(&self, err: &RedisError, frames: usize) {
+        warn!(error = %chain(err), frames, "append failed; the publications wait and are appended again");
+    }
+
+    pub(crate) fn publication_refused(&self, err: &RedisError) {
+        self.0.lost.with_label_values(&["redis", ""]).inc();
+        error!(error = %chain(err), "publication lost: Redis will not take it");
+    }
+
+    pub(crate) fn beat(&self) {
+        let now = Duration::from_millis(unix_millis()).as_secs_f64();
+        self.0.heartbeat.with_label_values(&["redis"]).set(now);
+    }
+
+    pub(crate) fn redis_found(&self, info: &ServerInfo) {
+        info!(version = %info.version, "connected to Redis");
+    }
+
+    pub(crate) fn redis_restarted(&self, reason: &str) {
+        error!(reason, "our redis-server ended and was started again");
+    }
+
+    pub(crate) fn redis_up(&self) {
+        info!("Redis takes heart-beats");
+    }
+
+    pub(crate) fn redis_down(&self, err: &RedisError) {
+        warn!(error = %chain(err), "Redis does not take heart-beats");
+    }
+
+    pub(crate) fn redis_reconnected(&self, purpose: redis_link::Purpose) {
+        self.0
+            .redis_reconnects
+            .with_label_values(&[purpose.as_str()])
+            .inc();
+    }
+
+    pub(crate) fn request_answered(&self, site: &str, took: Duration) {
+        self.0.requests.with_label_values(&["answered"]).inc();
+        self.0.request_latency.observe(took.as_secs_f64());
+        debug!(%site, took_ms = took.as_millis(), "request answered");
+    }
+
+    pub(crate) fn request_refused(&self, site: &str, refusal: &salt_wire::gate::Refusal) {
+        self.0.requests.with_label_values(&["refused"]).inc();
+        self.0.refused.with_label_values(&[refusal.as_str()]).inc();
+        if let Some(suppressed) = self.0.input_warnings.allow() {
+            warn!(%site, reason = %refusal, suppressed, "request refused at the gate");
+        }
+    }
+
+    pub(crate) fn request_timed_out(&self, site: &str, err: &salt_link::requester::RequestError) {
+        self.0.requests.with_label_values(&["timed_out"]).inc();
+        warn!(%site, error = %chain(err), "the MoM has not answered a request; the site sends it again");
+    }
+
+    pub(crate) fn request_malformed(&self, reason: &str) {
+        self.0.requests.with_label_values(&["malformed"]).inc();
+        self.warn_of_input(
+            "entry of the requests stream is no request; dropped",
+            reason,
+        );
+    }
+
+    pub(crate) fn reply_failed(&self, site: &str, err: &RedisError) {
+        warn!(%site, error = %chain(err), "reply not handed to Redis; the site asks again");
+    }
+
+    pub(crate) fn publications_queue(&self, entries: usize, bytes: usize) {
+        self.set_queue("publications", entries, bytes);
+    }
+
+    pub(crate) fn publications_stalled(&self, times: u64) {
+        self.0.stalls.inc_by(times);
+        warn!(
+            "the queue of publications was full; the MoM drops what its own queue (pub_hwm) cannot hold"
+        );
+    }
+
+    pub(crate) fn requests_queue(&self, state: &PoolState) {
+        self.set_queue(
+            "requests",
+            state.queued + state.in_flight,
+            state.queued_bytes,
+        );
+    }
+
+    fn set_queue(&self, queue: &str, entries: usize, bytes: usize) {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.0
+            .queue_entries
+            .with_label_values(&[queue])
+            .set(gauge(entries));
+        self.0
+            .queue_bytes
+            .with_label_values(&[queue])
+            .set(gauge(bytes));
+    }
+
+    fn warn_of_input(&self, what: &str, reason: &str) {
+        if let Some(suppressed) = self.0.input_warnings.allow() {
+            warn!(reason, suppressed, "{what}");
+        }
+    }
+}
