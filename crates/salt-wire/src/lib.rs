@@ -17,6 +17,7 @@ pub mod bus;
 pub mod commands;
 pub mod crypticle;
 pub mod gate;
+pub mod hostile;
 pub mod ids;
 pub mod keys;
 pub mod msgpack;
