@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -116,6 +116,9 @@ pub struct SocketOptions {
     /// A peer that has not finished the ZMTP handshake by then is disconnected. libzmq's own
     /// default of 30 s is what a reconnect to a half-dead host costs. Default 5 s.
     pub handshake_timeout: Duration,
+    /// A TCP connection that is not made by then is tried again. Default 5 s; the kernel's own
+    /// limit is two minutes.
+    pub connect_timeout: Duration,
     /// First pause between attempts to connect; doubles up to the next. Default 100 ms.
     pub reconnect_min: Duration,
     /// Longest pause between attempts to connect. Default 1 s.
@@ -131,6 +134,7 @@ impl Default for SocketOptions {
             heartbeat_interval: Duration::from_secs(2),
             heartbeat_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(1),
             high_water_mark: 1000,
@@ -150,6 +154,7 @@ impl SocketOptions {
         socket.set_linger(0)?;
         socket.set_maxmsgsize(i64::from(self.frame_bytes_max))?;
         socket.set_handshake_ivl(millis(self.handshake_timeout))?;
+        socket.set_connect_timeout(millis(self.connect_timeout))?;
         socket.set_heartbeat_ivl(millis(self.heartbeat_interval))?;
         socket.set_heartbeat_timeout(millis(self.heartbeat_timeout))?;
         // The peer is asked to give us up when it hears nothing for the same time.
@@ -169,18 +174,41 @@ impl SocketOptions {
     }
 }
 
-/// An inproc PAIR socket to hear a socket's monitor through.
-pub(crate) fn monitor_of(
-    socket: &zmq::Socket,
-    events: i32,
-    number: u64,
-) -> Result<zmq::Socket, zmq::Error> {
-    let address = format!("inproc://saltway-monitor-{number}");
-    socket.monitor(&address, events)?;
-    let monitor = CONTEXT.socket(zmq::PAIR)?;
-    monitor.set_linger(0)?;
-    monitor.connect(&address)?;
-    Ok(monitor)
+/// Tells the monitors of this process apart.
+static MONITORS: AtomicU64 = AtomicU64::new(0);
+
+/// A socket together with the PAIR through which its monitor speaks.
+///
+/// libzmq sends monitor events from its I/O thread and **waits** when they cannot be taken: one
+/// monitor that is full, or closed before its socket, stops every socket of the process. So it is
+/// read at every turn, and silenced before either end is closed.
+pub(crate) struct Monitored {
+    pub(crate) socket: zmq::Socket,
+    pub(crate) monitor: zmq::Socket,
+}
+
+impl Monitored {
+    pub(crate) fn new(socket: zmq::Socket, events: i32) -> Result<Self, zmq::Error> {
+        let address = monitor_address();
+        socket.monitor(&address, events)?;
+        let monitor = CONTEXT.socket(zmq::PAIR)?;
+        monitor.set_linger(0)?;
+        monitor.connect(&address)?;
+        Ok(Self { socket, monitor })
+    }
+}
+
+impl Drop for Monitored {
+    fn drop(&mut self) {
+        // Another monitor without any event takes the place of the one that could wait.
+        if let Err(error) = self.socket.monitor(&monitor_address(), 0) {
+            tracing::warn!(%error, "failed to silence the monitor of a socket");
+        }
+    }
+}
+
+fn monitor_address() -> String {
+    format!("inproc://saltway-monitor-{}", MONITORS.fetch_add(1, Ordering::Relaxed))
 }
 
 fn millis(time: Duration) -> i32 {

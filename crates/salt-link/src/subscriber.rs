@@ -10,21 +10,24 @@
 //! - Nothing that was read is dropped. When the consumer is slow the queue fills, the thread stops
 //!   reading and says so, then libzmq's high-water mark fills, then TCP, then the master's
 //!   `pub_hwm`; only the master drops, in silence, so a stall must end long before.
-//! - libzmq reconnects by itself. [`SubscriberEvent::Connected`] after `Disconnected` means that
+//! - libzmq reconnects by itself after every failure but one: a peer that breaks the protocol
+//!   (an oversized frame, a foreign service on the port) is given up for good. So a socket that
+//!   is neither connected nor trying is replaced. [`SubscriberEvent::Connected`] after `Disconnected` means that
 //!   publications in between are lost on this socket.
 //! - The thread ends when the handle or the receiver is dropped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::queue::{self, QueueBounds, QueueGauge, Receiver, Refused};
 use crate::socket::{
-    self, Endpoint, FRAMES_MAX, SocketError, SocketOptions, WakeSource, Waker, monitor_of, receive,
+    self, Endpoint, FRAMES_MAX, Monitored, SocketError, SocketOptions, WakeSource, Waker, receive,
 };
 
 /// Messages read before the monitor and the calls of the tokio side are looked at again.
@@ -33,8 +36,12 @@ const BATCH: usize = 256;
 /// A stall shorter than this is a burst, not worth a person's attention.
 const STALL_WARN_MS: i64 = 1000;
 
-/// Tells the monitor sockets of this process apart.
-static MONITORS: AtomicU64 = AtomicU64::new(0);
+/// libzmq reports its next attempt at once after a disconnection; when it has not done so by then
+/// it never will.
+const GIVEN_UP_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a socket without connection is looked at.
+const UNCONNECTED_POLL_MS: i64 = 250;
 
 /// What to subscribe to and how much to hold.
 #[derive(Debug, Clone)]
@@ -127,7 +134,7 @@ impl Subscriber {
         config: SubscriberConfig,
     ) -> Result<(SubscriberHandle, Receiver<SubscriberEvent>), SocketError> {
         let SubscriberConfig { endpoint, queue, options } = config;
-        let (socket, monitor) = open(&endpoint, &options)
+        let monitored = open(&endpoint, &options)
             .map_err(|source| SocketError::Open { endpoint: endpoint.clone(), source })?;
         let thread_error = {
             let endpoint = endpoint.clone();
@@ -141,12 +148,14 @@ impl Subscriber {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = Thread {
             endpoint,
-            socket,
-            monitor,
+            options,
+            monitored,
             wake,
             stop: Arc::clone(&stop),
             sender,
             connected: false,
+            retrying: true,
+            quiet_since: Instant::now(),
             transitions: VecDeque::new(),
             held: None,
         };
@@ -159,27 +168,38 @@ impl Subscriber {
     }
 }
 
-fn open(
-    endpoint: &Endpoint,
-    options: &SocketOptions,
-) -> Result<(zmq::Socket, zmq::Socket), zmq::Error> {
+fn open(endpoint: &Endpoint, options: &SocketOptions) -> Result<Monitored, zmq::Error> {
     let socket = options.open(zmq::SUB, endpoint)?;
     socket.set_subscribe(b"")?;
-    let events = i32::from(zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw())
-        | i32::from(zmq::SocketEvent::DISCONNECTED.to_raw());
-    let monitor = monitor_of(&socket, events, MONITORS.fetch_add(1, Ordering::Relaxed))?;
-    socket.connect(endpoint.as_str())?;
-    Ok((socket, monitor))
+    // Connections made, lost, failed and tried again.
+    let events = [
+        zmq::SocketEvent::CONNECTED,
+        zmq::SocketEvent::CONNECT_DELAYED,
+        zmq::SocketEvent::CONNECT_RETRIED,
+        zmq::SocketEvent::DISCONNECTED,
+        zmq::SocketEvent::HANDSHAKE_SUCCEEDED,
+        zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL,
+        zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL,
+        zmq::SocketEvent::HANDSHAKE_FAILED_AUTH,
+    ];
+    let events = events.into_iter().fold(0, |mask, event| mask | i32::from(event.to_raw()));
+    let monitored = Monitored::new(socket, events)?;
+    monitored.socket.connect(endpoint.as_str())?;
+    Ok(monitored)
 }
 
 struct Thread {
     endpoint: Endpoint,
-    socket: zmq::Socket,
-    monitor: zmq::Socket,
+    options: SocketOptions,
+    monitored: Monitored,
     wake: WakeSource,
     stop: Arc<AtomicBool>,
     sender: queue::Sender<SubscriberEvent>,
     connected: bool,
+    /// libzmq has said that it tries again since the connection was lost.
+    retrying: bool,
+    /// When the monitor last said anything.
+    quiet_since: Instant,
     /// Connections made and lost that the queue had no room for yet; at most two, see `note`.
     transitions: VecDeque<SubscriberEvent>,
     /// A message that the queue had no room for.
@@ -216,10 +236,12 @@ impl Thread {
                 return Ok(());
             }
             self.read_monitor()?;
+            self.replace_given_up()?;
             let next = self.read()?;
             let (events, timeout_ms) = match next {
                 Next::End => return Ok(()),
                 Next::Go => continue,
+                Next::Wait if !self.connected => (zmq::POLLIN, UNCONNECTED_POLL_MS),
                 Next::Wait => (zmq::POLLIN, -1),
                 Next::Room if warned => (zmq::PollEvents::empty(), -1),
                 Next::Room => (zmq::PollEvents::empty(), STALL_WARN_MS),
@@ -231,8 +253,8 @@ impl Thread {
             }
             let mut items = [
                 zmq::PollItem::from_fd(self.wake.fd(), zmq::POLLIN),
-                self.monitor.as_poll_item(zmq::POLLIN),
-                self.socket.as_poll_item(events),
+                self.monitored.monitor.as_poll_item(zmq::POLLIN),
+                self.monitored.socket.as_poll_item(events),
             ];
             // While stalled the socket itself is left alone, or the poll would never wait.
             let polled = if stalled { items.get_mut(..2).unwrap_or_default() } else { &mut items };
@@ -258,7 +280,7 @@ impl Thread {
             }
         }
         for _ in 0..BATCH {
-            let Some(frames) = receive(&self.socket)? else { return Ok(Next::Wait) };
+            let Some(frames) = receive(&self.monitored.socket)? else { return Ok(Next::Wait) };
             let event = if frames.len() > FRAMES_MAX {
                 SubscriberEvent::Malformed { reason: "the message has more than 8 frames" }
             } else {
@@ -293,22 +315,48 @@ impl Thread {
 
     /// Reads the monitor even while stalled: libzmq's I/O thread would wait for us otherwise.
     fn read_monitor(&mut self) -> Result<(), zmq::Error> {
-        while let Some(frames) = receive(&self.monitor)? {
+        while let Some(frames) = receive(&self.monitored.monitor)? {
             let kind = frames.first().and_then(|frame| frame.first_chunk::<2>());
-            match kind.map(|kind| u16::from_ne_bytes(*kind)) {
-                Some(kind) if kind == zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw() => {
-                    self.connected = true;
-                    info!(endpoint = %self.endpoint, "publish socket connected");
-                    self.note(SubscriberEvent::Connected);
-                }
-                // A handshake that failed ends with a disconnection as well, which says nothing new.
-                Some(_) if std::mem::take(&mut self.connected) => {
+            let Some(kind) = kind.map(|kind| u16::from_ne_bytes(*kind)) else { continue };
+            self.quiet_since = Instant::now();
+            if kind == zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw() {
+                self.connected = true;
+                info!(endpoint = %self.endpoint, "publish socket connected");
+                self.note(SubscriberEvent::Connected);
+            } else if kind == zmq::SocketEvent::DISCONNECTED.to_raw() {
+                self.retrying = false;
+                // A handshake that failed ends with a disconnection too, which says nothing new.
+                if std::mem::take(&mut self.connected) {
                     warn!(endpoint = %self.endpoint, "publish socket disconnected");
                     self.note(SubscriberEvent::Disconnected);
                 }
-                _ => {}
+            } else if kind == zmq::SocketEvent::CONNECT_RETRIED.to_raw()
+                || kind == zmq::SocketEvent::CONNECT_DELAYED.to_raw()
+            {
+                self.retrying = true;
+            } else if kind != zmq::SocketEvent::CONNECTED.to_raw() {
+                self.retrying = false;
+                debug!(endpoint = %self.endpoint, kind, "the handshake failed");
             }
         }
+        Ok(())
+    }
+
+    /// Opens a new socket in place of one that libzmq has given up.
+    fn replace_given_up(&mut self) -> Result<(), zmq::Error> {
+        let options = &self.options;
+        let patience = if self.retrying {
+            options.connect_timeout + options.handshake_timeout + options.reconnect_max
+        } else {
+            GIVEN_UP_AFTER
+        };
+        if self.connected || self.quiet_since.elapsed() < patience {
+            return Ok(());
+        }
+        warn!(endpoint = %self.endpoint, "the peer broke the protocol, opening a new socket");
+        self.monitored = open(&self.endpoint, &self.options)?;
+        self.retrying = true;
+        self.quiet_since = Instant::now();
         Ok(())
     }
 

@@ -114,13 +114,13 @@ impl Thread {
     /// An open socket on which nothing is under way.
     fn ready_socket(&mut self) -> Result<zmq::Socket, zmq::Error> {
         while let Some(socket) = self.idle.pop() {
-            // A peer that answers twice would have its second answer taken for the next reply.
-            match socket.poll(zmq::POLLIN, 0) {
-                Ok(0) => return Ok(socket),
-                Ok(_) | Err(_) => {
-                    warn!(endpoint = %self.endpoint, "the peer sent what nobody asked for");
-                }
+            // A peer that answers twice would have its second answer taken for the next reply, and
+            // libzmq never connects again to one that broke the protocol: nothing can be sent there.
+            let events = socket.get_events()?;
+            if events.contains(zmq::POLLOUT) && !events.contains(zmq::POLLIN) {
+                return Ok(socket);
             }
+            warn!(endpoint = %self.endpoint, "the peer broke the protocol, opening a new socket");
         }
         let socket = self.options.open(zmq::DEALER, &self.endpoint)?;
         socket.connect(self.endpoint.as_str())?;
