@@ -1,0 +1,73 @@
+"""Records every event of a master's bus, and publishes jobs, for tests and benches.
+
+    python record_events.py CONF_DIR
+
+Standard output is JSON lines: {"ready": true} once it is connected, then one line per event: {"at": <unix time of receipt>, "tag": ..,
+"data": ..}. Bytes become {"bytes": "<base64>"}; a map key that is no text becomes its repr.
+
+Each line of standard input is a job to publish, {"n": 1, "tgt": "*", "tgt_type": "glob", "fun": "test.ping", "arg": []}, answered by
+{"n": 1, "published": "<jid>" or null, "began": <unix time>, "ended": <unix time>}. The end of standard input ends the program.
+"""
+
+import base64
+import json
+import os
+import sys
+import threading
+import time
+
+import salt.client
+import salt.config
+import salt.utils.event
+
+OUTPUT = threading.Lock()
+
+
+def plain(value):
+    """The value with nothing in it that JSON lacks."""
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
+
+
+def emit(document):
+    with OUTPUT:
+        sys.stdout.write(json.dumps(plain(document)) + "\n")
+        sys.stdout.flush()
+
+
+def publish_all(conf_file):
+    """Publishes what standard input asks for, until it ends."""
+    client = salt.client.LocalClient(conf_file)
+    for line in sys.stdin:
+        job = json.loads(line)
+        began = time.time()
+        published = client.run_job(
+            job["tgt"], job["fun"], arg=job.get("arg", []), tgt_type=job.get("tgt_type", "glob"), listen=False
+        )
+        emit({"n": job["n"], "published": (published or {}).get("jid"), "began": began, "ended": time.time()})
+    os._exit(0)
+
+
+def main():
+    conf_file = os.path.join(sys.argv[1], "master")
+    opts = salt.config.client_config(conf_file)
+    bus = salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True)
+    while not bus.connect_pub(timeout=5):
+        time.sleep(0.1)
+    emit({"ready": True})
+    threading.Thread(target=publish_all, args=(conf_file,), daemon=True).start()
+    while True:
+        event = bus.get_event(wait=5, full=True, auto_reconnect=True)
+        if event is not None:
+            emit({"at": time.time(), "tag": event["tag"], "data": event["data"]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+//! A real redis-server on an address of its own, with its data in the workspace.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::address::Address;
+use crate::process::{Output, Process, run};
+use crate::workspace::Workspace;
+use std::fs;
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How a [`RedisServer`] shall be; see its fields' methods.
+#[derive(Clone, Debug)]
+pub struct RedisBuilder {
+    name: String,
+    port: u16,
+    address: Option<Address>,
+    password: Option<String>,
+    lines: Vec<String>,
+}
+
+impl RedisBuilder {
+    /// Listens on this address instead of a newly leased one.
+    #[must_use]
+    pub fn address(mut self, address: Address) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Listens on this port instead of 6379.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Asks clients for this password.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Adds a line to its configuration file; the last line with a name wins.
+    #[must_use]
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Writes the configuration, starts the server and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start; the error shows the end of its log.
+    pub fn start(self, workspace: &Workspace) -> Result<RedisServer> {
+        let address = self.address.map_or_else(Address::lease, Ok)?;
+        let dir = workspace.path().join(&self.name);
+        fs::create_dir_all(&dir)?;
+        let mut lines = vec![
+            format!("bind {}", address.ip()),
+            format!("port {}", self.port),
+            format!("dir {}", dir.display()),
+            "daemonize no".to_owned(),
+            "protected-mode no".to_owned(),
+            "save \"\"".to_owned(),
+            // A restart keeps its data, as an operator's server would.
+            "appendonly yes".to_owned(),
+        ];
+        lines.extend(
+            self.password
+                .iter()
+                .map(|password| format!("requirepass {password}")),
+        );
+        lines.extend(self.lines);
+        let config = dir.join("redis.conf");
+        fs::write(&config, lines.join("\n") + "\n")?;
+        let mut server = RedisServer {
+            name: self.name,
+            workspace: workspace.clone(),
+            socket: address.socket(self.port),
+            address,
+            config,
+            password: self.password,
+            process: None,
+        };
+        server.start()?;
+        Ok(server)
+    }
+}
+
+/// A running (or killed, or stopped) redis-server.
+#[derive(Debug)]
+pub struct RedisServer {
+    name: String,
+    workspace: Workspace,
+    address: Address,
+    socket: SocketAddr,
+    config: PathBuf,
+    password: Option<String>,
+    process: Option<Process>,
+}
+
+impl RedisServer {
+    /// A server called `name`, which must be unique in its workspace.
+    #[must_use]
+    pub fn builder(name: &str) -> RedisBuilder {
+        RedisBuilder {
+            name: name.to_owned(),
+            port: 6379,
+            address: None,
+            password: None,
+            lines: Vec::new(),
+        }
+    }
+
+    /// Starts it (again) on the same address with the same data.
+    ///
+    /// # Errors
+    /// When it does not answer; the error shows the end of its log.
+    pub fn start(&mut self) -> Result<()> {
+        // A second server on the same address would only fight the first.
+        self.process = None;
+        let mut command = Command::new("redis-server");
+        command.arg(&self.config);
+        let log = self.config.with_file_name("redis.log");
+        let mut process = Process::start(&self.workspace, &self.name, &log, command)
+            .context("is redis-server installed? `scripts/setup system` does it")?;
+        let socket = self.socket;
+        process.wait_ready(READY_WITHIN, || ping(socket))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> SocketAddr {
+        self.socket
+    }
+
+    /// Its leased address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// `redis://address:port`, without the password.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.socket)
+    }
+
+    /// Runs `redis-cli` against it.
+    ///
+    /// # Errors
+    /// When it cannot be started or hangs for 30 s.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new("redis-cli");
+        command.args([
+            "-h",
+            &self.socket.ip().to_string(),
+            "-p",
+            &self.socket.port().to_string(),
+        ]);
+        if let Some(password) = &self.password {
+            command.env("REDISCLI_AUTH", password);
+        }
+        command.args(args);
+        run(&self.workspace, command, Duration::from_secs(30))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// SIGTERM and wait: data is written out.
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process
+            .take()
+            .map_or(Ok(()), |mut process| process.terminate().map(drop))
+    }
+
+    /// Stops and starts it.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// The running process, for signals and measurements.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn process(&self) -> Result<&Process> {
+        self.process
+            .as_ref()
+            .with_context(|| format!("{} is not running", self.name))
+    }
+}
+
+/// One PING without a client library; a server that wants a password is up as well.
+fn ping(socket: SocketAddr) -> Result<(), String> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&socket, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    match ask() {
+        Ok(line) if line.starts_with("+PONG") || line.starts_with("-NOAUTH") => Ok(()),
+        Ok(line) => Err(format!("answered {line:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
