@@ -215,13 +215,18 @@ impl ReplyError {
     }
 }
 
-/// Reads the form of a reply.
+/// Reads the form of a reply from a peer that is not authenticated: a text, a container, or a map
+/// of an envelope's size.
 ///
 /// # Errors
 /// [`ReplyError::Malformed`] for what no master sends.
 pub fn decode_reply(frame: &Bytes) -> Result<Reply, ReplyError> {
-    let value =
-        decode(frame, Limits::CONTENT).map_err(|error| ReplyError::Malformed(Some(error)))?;
+    decode_reply_within(frame, Limits::ENVELOPE)
+}
+
+/// As [`decode_reply`], for maps that may be larger.
+pub(crate) fn decode_reply_within(frame: &Bytes, limits: Limits) -> Result<Reply, ReplyError> {
+    let value = decode(frame, limits).map_err(|error| ReplyError::Malformed(Some(error)))?;
     match value {
         Value::Map(_) => Ok(Reply::Map(value)),
         // Random bytes of a container's length are not valid UTF-8.

@@ -174,3 +174,67 @@ impl Master {
 pub fn bad_load() -> Bytes {
     encode(&"bad load".into(), Dialect::Old)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::EncAlgo;
+    use crate::publication::{Publication, Signature};
+    use crate::request::{Identity, encode_aes, open_reply};
+
+    fn master() -> Master {
+        Master {
+            key: PrivateKey::generate(2048).unwrap(),
+            aes: AesKey::generate().unwrap(),
+            session: AesKey::generate().unwrap(),
+            publish_port: 4505,
+        }
+    }
+
+    #[test]
+    fn a_relay_opens_what_a_stand_in_publishes() {
+        let master = master();
+        let load = [("fun", "test.ping"), ("tgt", "*"), ("jid", "1")];
+        let load = Value::map(load.map(|(name, text)| (name, Value::from(text))));
+        let key = master.key.public_key().unwrap();
+        for (sign, expected) in [
+            (Some(SigAlgo::Pkcs1v15Sha224), Signature::Valid),
+            (None, Signature::Absent),
+        ] {
+            let frame = master.publish(load.clone(), 7, sign).unwrap();
+            let publication = Publication::parse(&frame).unwrap();
+            assert_eq!(publication.verify(&key).unwrap(), expected);
+            assert_eq!(publication.decrypt(&master.aes).unwrap().serial(), Some(7));
+            assert!(
+                publication
+                    .decrypt(&master.session)
+                    .unwrap_err()
+                    .is_wrong_key()
+            );
+        }
+    }
+
+    #[test]
+    fn a_stand_in_answers_what_a_relay_requests() {
+        let (master, nonce) = (master(), Nonce::random().unwrap());
+        let key = PrivateKey::generate(2048).unwrap();
+        let id = MinionId::parse("syn1").unwrap();
+        let identity =
+            Identity::new(id.clone(), &key, EncAlgo::default(), SigAlgo::default()).unwrap();
+        let load = Value::map([("cmd", "_return".into())]);
+        let frame = encode_aes(&master.session, &identity, &nonce, 1, load).unwrap();
+        let request = master.open(&frame).unwrap();
+        assert_eq!((&request.id, &request.nonce), (&id, &nonce));
+        assert_eq!(request.load.get_str("cmd"), Some("_return"));
+        let reply = master.reply(&request.nonce, &Value::Nil).unwrap();
+        assert_eq!(
+            open_reply(&master.session, &nonce, &reply).unwrap(),
+            Value::Nil
+        );
+        assert!(
+            open_reply(&master.session, &nonce, &bad_load())
+                .unwrap_err()
+                .needs_sign_in()
+        );
+    }
+}

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::ids::{Jid, MinionId};
-use crate::msgpack::Value;
+use crate::msgpack::{Limits, Value};
 use crate::publication::PublicationLoad;
-use crate::request::{Reply, ReplyError, decode_reply, encode_clear};
+use crate::request::{Reply, ReplyError, decode_reply_within, encode_clear};
 
 /// Fields of a load that a master takes from `kwargs`, in the order in which salt-syndic sends the
 /// first three. It drops the others, with which jobs lose their delimiter or metadata.
@@ -89,7 +89,8 @@ impl Publish {
     /// The job of a publication for the next master below, nothing lost but what
     /// [`PublicationLoad::unknown_fields`] names. `user` is the one whom `key` belongs to; the
     /// original user goes along in `kwargs`, as salt-syndic does it. `to` is the publication's, less
-    /// one second for each master on the way.
+    /// one second for each master on the way; salt-syndic sets its own `timeout`, less one, if the
+    /// publication has none.
     pub fn from_load(load: &PublicationLoad, key: RootKey, user: &str) -> Self {
         let field =
             |name: &str, default: Value| load.fields().get(name).cloned().unwrap_or(default);
@@ -176,7 +177,9 @@ impl PublishReply {
     /// # Errors
     /// If it is none of the known answers.
     pub fn parse(frame: &Bytes) -> Result<Self, PublishReplyError> {
-        let reply = match decode_reply(frame).map_err(PublishReplyError::Unreadable)? {
+        // The lists of ids are as long as the master below has minions.
+        let reply = decode_reply_within(frame, Limits::CONTENT);
+        let reply = match reply.map_err(PublishReplyError::Unreadable)? {
             Reply::Map(reply) => reply,
             Reply::Text(text) => return Ok(Self::Error(text)),
             Reply::Encrypted(_) => return Err(PublishReplyError::Malformed { field: "load" }),

@@ -164,6 +164,15 @@ fn answers_to_publish_are_told_apart() {
 }
 
 #[test]
+fn a_master_below_may_have_many_minions() {
+    let names: Vec<String> = (0..5000).map(|number| format!("m{number}")).collect();
+    let load = Value::map([("jid", JID.into()), ("minions", Value::array(names))]);
+    let reply = encode(&Value::map([("load", load)]), Dialect::Old);
+    let reply = PublishReply::parse(&reply).unwrap();
+    assert!(matches!(reply, PublishReply::Published { minions, .. } if minions.len() == 5000));
+}
+
+#[test]
 fn root_keys_are_one_word_and_stay_secret() {
     assert!(RootKey::parse(" \n").is_err());
     assert!(RootKey::parse("two words").is_err());

@@ -198,6 +198,33 @@ fn debug_shows_no_key() {
     );
 }
 
+#[test]
+fn both_dialects_are_the_bytes_that_salts_own_packer_writes() {
+    // salt.payload.dumps of 3006.27 and of 3008.3, without and with use_bin_type, of
+    // {"ret": {1: "x", "b": b"\xff\xfe", "u": "\u00fcn\u00ef", "big": 2**70, "f": 1.5, "neg": -129,
+    // "u64": 2**64 - 1, "l": [None, True, (1, 2)], "s": "y" * 200, "dt": <a datetime>}}.
+    let salt = |bin: &str, str8: &str| {
+        let hex = [
+            "81a37265748a01a178a162",
+            bin,
+            "fffea175a5c3bc6ec3afa3626967b631313830353931363230373137343131333033343234",
+            "a166cb3ff8000000000000a36e6567d1ff7fa3753634cfffffffffffffffff",
+            "a16c93c0c3920102a173",
+            str8,
+            &"79".repeat(200),
+            "a26474c7184e32303236303130325430333a30343a30352e303030303036",
+        ];
+        let hex = hex.concat();
+        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap();
+        Bytes::from((0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>())
+    };
+    let (old, new) = (salt("a2", "da00c8"), salt("c402", "d9c8"));
+    let value = decode(&old, Limits::CONTENT).unwrap();
+    assert_eq!(decode(&new, Limits::CONTENT).as_ref(), Ok(&value));
+    assert_eq!(encode(&value, Dialect::Old), old);
+    assert_eq!(encode(&value, Dialect::New), new);
+}
+
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),

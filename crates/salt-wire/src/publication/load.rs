@@ -169,3 +169,65 @@ impl PublicationLoad {
         self.fields.get(name).unwrap_or(&Value::Nil)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(change: impl FnOnce(&mut Value)) -> Result<PublicationLoad, LoadError> {
+        let fields = [
+            ("fun", "test.ping"),
+            ("tgt", "*"),
+            ("jid", "20261120175418824928"),
+        ];
+        let mut fields = Value::map(fields.map(|(name, text)| (name, Value::from(text))));
+        change(&mut fields);
+        PublicationLoad::new(fields)
+    }
+
+    #[test]
+    fn defaults_are_salts() {
+        let load = load(|_| ()).unwrap();
+        assert_eq!(
+            (load.tgt_type(), load.delimiter(), load.ret()),
+            ("glob", ":", "")
+        );
+        assert_eq!(
+            (load.user(), load.master_id(), load.to()),
+            (None, None, None)
+        );
+        assert_eq!(
+            (load.auth_list(), load.metadata(), load.serial()),
+            (None, None, None)
+        );
+        assert!(load.arg().is_nil());
+    }
+
+    #[test]
+    fn multi_function_jobs_name_all_functions() {
+        let load = load(|fields| fields.set("fun", Value::array(["a.b", "c.d"]))).unwrap();
+        assert_eq!(load.functions(), ["a.b", "c.d"]);
+    }
+
+    #[test]
+    fn what_is_no_job_says_which_field_is_wrong() {
+        let check = |change: fn(&mut Value), field| {
+            assert_eq!(load(change), Err(LoadError::Field { field }));
+        };
+        check(|fields| drop(fields.remove("fun")), "fun");
+        check(|fields| fields.set("fun", 7i64), "fun");
+        check(
+            |fields| fields.set("fun", Value::Array(vec![Value::Nil])),
+            "fun",
+        );
+        check(|fields| drop(fields.remove("tgt")), "tgt");
+        check(|fields| fields.set("tgt", Value::Nil), "tgt");
+        check(|fields| drop(fields.remove("jid")), "jid");
+        check(|fields| fields.set("jid", 7i64), "jid");
+        assert!(matches!(
+            load(|fields| fields.set("jid", "a/b")),
+            Err(LoadError::Jid(_))
+        ));
+        assert_eq!(PublicationLoad::new(Value::Nil), Err(LoadError::NotMap));
+    }
+}

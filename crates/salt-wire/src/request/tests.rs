@@ -88,3 +88,13 @@ fn nonces_are_hex_and_fresh() {
         assert_eq!(Nonce::parse(text), Err(NonceError), "{text:?}");
     }
 }
+
+#[test]
+fn replies_of_strangers_cannot_take_much_memory() {
+    let map = Value::map([("x", Value::Array(vec![Value::Nil; 100_000]))]);
+    let error = decode_reply(&encode(&map, Dialect::Old)).unwrap_err();
+    assert!(matches!(
+        error,
+        ReplyError::Malformed(Some(DecodeError::TooManyElements { .. }))
+    ));
+}

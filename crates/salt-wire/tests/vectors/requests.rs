@@ -353,3 +353,14 @@ fn keys_of_all_daemons() {
         }
     });
 }
+
+#[test]
+fn fingerprints_are_those_that_salt_prints() {
+    // salt.utils.crypt.pem_finger of 3006.27 and 3008.3 on this key.
+    let key = daemon_public_key("3006.27", "mom");
+    let expected = "29:98:18:8c:ec:e4:ca:49:c5:a2:29:f0:06:70:6a:42:\
+                    e8:8f:fd:38:2a:17:22:92:68:f1:06:d7:61:96:f0:6a";
+    assert_eq!(key.fingerprint("sha256").unwrap(), expected);
+    let md5 = "6a:1c:3b:91:c4:ed:b7:50:b6:47:9b:5f:f8:7b:dc:a5";
+    assert_eq!(key.fingerprint("md5").unwrap(), md5);
+}
