@@ -1,0 +1,32 @@
+# The one front door. `make` alone lists what there is.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help setup demo test check
+
+# Salt version of the demo: 3006, 3007 or 3008.
+SALT ?= 3008
+# KEEP=1 leaves the demo up until Ctrl-C.
+KEEP ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  settings: SALT=3006|3007|3008 (demo), KEEP=1 (demo stays up until Ctrl-C)"
+
+setup: ## install what is missing: redis-server, Salt in .venv/, cargo-nextest, cargo-deny
+	@scripts/setup
+
+demo: ## a top master, Redis, a bridge and two sites on loopback; real salt commands (KEEP=1 leaves it up)
+	@scripts/setup $(SALT)
+	@echo "[demo] building ..." >&2
+	@cargo build --workspace --bins
+	@exec target/debug/saltway-demo --salt $(SALT) $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: ## every test, real servers included; ends with one line of counts
+	@scripts/setup system 3006 3007 3008 nextest
+	@scripts/test
+
+check: ## format, clippy, docs, forbidden dependencies, licences and advisories
+	@scripts/setup system deny
+	@scripts/check
