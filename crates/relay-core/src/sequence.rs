@@ -123,6 +123,8 @@ pub struct Sequencer {
     position: Option<EntryId>,
     /// By epoch the newest number known to exist, for epochs from the position's own on.
     newest: BTreeMap<u64, u64>,
+    /// By epoch that the delivery has left the last number that is accounted for.
+    closed: BTreeMap<u64, u64>,
     early: BTreeMap<EntryId, Publication>,
     early_bytes: usize,
     outstanding: Option<EntryId>,
@@ -139,6 +141,7 @@ impl Sequencer {
             config,
             position: cursor,
             newest: BTreeMap::new(),
+            closed: BTreeMap::new(),
             early: BTreeMap::new(),
             early_bytes: 0,
             outstanding: None,
@@ -189,6 +192,7 @@ impl Sequencer {
             Event::Connected => self.resync = true,
             Event::Published(publication) => self.published(publication, &mut actions),
             Event::Beat { newest } => {
+                self.lost_with_its_epoch(newest, &mut actions);
                 self.note(newest);
                 self.position.get_or_insert(newest);
             }
@@ -219,7 +223,9 @@ impl Sequencer {
         let id = publication.entry_id;
         self.note(id);
         let position = *self.position.get_or_insert(id.previous());
-        if id <= position || self.early.contains_key(&id) {
+        if self.lost_with_its_epoch(id, actions) {
+            // Ids only ever increase: it cannot be delivered any more.
+        } else if id <= position || self.early.contains_key(&id) {
             actions.push(Action::Duplicate(id));
         } else if id == position.next() {
             self.deliver(publication, actions);
@@ -282,6 +288,7 @@ impl Sequencer {
                 let first = if *epoch == from.epoch { from.number } else { 0 };
                 lost(*epoch, first, *number, actions);
             }
+            self.close_epochs(from, to.epoch);
             actions.push(Action::NewEpoch {
                 from,
                 epoch: to.epoch,
@@ -294,6 +301,41 @@ impl Sequencer {
             return;
         }
         self.position = Some(to);
+    }
+
+    /// Remembers how far the epochs before `epoch` are accounted for.
+    fn close_epochs(&mut self, from: EntryId, epoch: u64) {
+        for (closed, number) in self.newest.range(..epoch) {
+            self.closed.insert(*closed, *number);
+        }
+        let accounted = self.closed.entry(from.epoch).or_default();
+        *accounted = from.number.max(*accounted);
+        while self.closed.len() > EPOCHS_KEPT {
+            self.closed.pop_first();
+        }
+    }
+
+    /// Reports numbers of an epoch that the delivery has left which are heard of only now: a page
+    /// may overtake pub/sub. Says whether there were any.
+    fn lost_with_its_epoch(&mut self, id: EntryId, actions: &mut Vec<Action>) -> bool {
+        let left = self
+            .position
+            .is_some_and(|position| id.epoch < position.epoch)
+            && self
+                .closed
+                .first_key_value()
+                .is_some_and(|(oldest, _)| *oldest <= id.epoch);
+        if !left {
+            return false;
+        }
+        let accounted = self.closed.entry(id.epoch).or_default();
+        let before = *accounted;
+        *accounted = id.number.max(before);
+        if self.closed.len() > EPOCHS_KEPT {
+            self.closed.pop_first();
+        }
+        lost(id.epoch, before, id.number, actions);
+        id.number > before
     }
 
     fn deliver_early(&mut self, actions: &mut Vec<Action>) {
