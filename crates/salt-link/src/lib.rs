@@ -9,6 +9,8 @@
 //!   reach tokio through bounded queues. Nothing here spawns a task; whoever uses the crate does.
 //! - What comes from a socket is hostile until `salt-wire` has verified it.
 
+pub mod event_bus;
+pub mod local_master;
 pub mod queue;
 pub mod requester;
 pub mod salt_config;

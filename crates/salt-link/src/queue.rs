@@ -105,7 +105,9 @@ impl<T> std::fmt::Debug for QueueGauge<T> {
 
 impl<T> std::fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Receiver").field(&self.gauge().state()).finish()
+        f.debug_tuple("Receiver")
+            .field(&self.gauge().state())
+            .finish()
     }
 }
 
@@ -128,8 +130,12 @@ fn channel<T>(bounds: QueueBounds, room: Room) -> (Sender<T>, Receiver<T>) {
         sender_gone: false,
         receiver_gone: false,
     };
-    let shared =
-        Arc::new(Shared { bounds, state: Mutex::new(state), arrived: Notify::new(), room });
+    let shared = Arc::new(Shared {
+        bounds,
+        state: Mutex::new(state),
+        arrived: Notify::new(),
+        room,
+    });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -256,7 +262,10 @@ impl<T> QueueGauge<T> {
 mod tests {
     use super::*;
 
-    const BOUNDS: QueueBounds = QueueBounds { entries: 3, bytes: 100 };
+    const BOUNDS: QueueBounds = QueueBounds {
+        entries: 3,
+        bytes: 100,
+    };
 
     #[tokio::test]
     async fn what_was_sent_arrives_in_order_and_then_the_end() {
@@ -277,20 +286,37 @@ mod tests {
         let (sender, mut receiver) = from_task(BOUNDS);
         let gauge = receiver.gauge();
         assert!(sender.try_send("huge", 1000).is_ok());
-        assert!(matches!(sender.try_send("next", 1), Err(Refused::Full("next"))));
+        assert!(matches!(
+            sender.try_send("next", 1),
+            Err(Refused::Full("next"))
+        ));
         assert!(gauge.state().stalled);
         assert_eq!(receiver.recv().await, Some("huge"));
         assert!(!gauge.state().stalled);
         for _ in 0..3 {
             assert!(sender.try_send("small", 1).is_ok());
         }
-        assert!(matches!(sender.try_send("fourth", 1), Err(Refused::Full(_))));
-        assert_eq!(gauge.state(), QueueState { entries: 3, bytes: 3, stalled: true, stalls: 2 });
+        assert!(matches!(
+            sender.try_send("fourth", 1),
+            Err(Refused::Full(_))
+        ));
+        assert_eq!(
+            gauge.state(),
+            QueueState {
+                entries: 3,
+                bytes: 3,
+                stalled: true,
+                stalls: 2
+            }
+        );
     }
 
     #[tokio::test]
     async fn a_waiting_sender_goes_on_when_there_is_room() {
-        let (sender, mut receiver) = from_task(QueueBounds { entries: 1, bytes: 10 });
+        let (sender, mut receiver) = from_task(QueueBounds {
+            entries: 1,
+            bytes: 10,
+        });
         let send = async {
             for number in 0..100 {
                 assert!(sender.send(number, 1).await);
@@ -311,7 +337,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_sender_learns_that_the_receiver_is_gone() {
-        let (sender, receiver) = from_task(QueueBounds { entries: 1, bytes: 10 });
+        let (sender, receiver) = from_task(QueueBounds {
+            entries: 1,
+            bytes: 10,
+        });
         assert!(sender.send(1, 1).await);
         let (sent, ()) = tokio::join!(sender.send(2, 1), async { drop(receiver) });
         assert!(!sent);

@@ -98,8 +98,16 @@ impl RequestPoolConfig {
     /// requests or 128 MiB of them.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        let queue = QueueBounds { entries: 1024, bytes: 128 << 20 };
-        Self { endpoint, sockets: 16, queue, options: SocketOptions::default() }
+        let queue = QueueBounds {
+            entries: 1024,
+            bytes: 128 << 20,
+        };
+        Self {
+            endpoint,
+            sockets: 16,
+            queue,
+            options: SocketOptions::default(),
+        }
     }
 }
 
@@ -140,7 +148,9 @@ struct Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.counters.queued.fetch_sub(1, Ordering::Relaxed);
-        self.counters.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.counters
+            .queued_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -241,14 +251,22 @@ impl RequestPool {
         let share = self.share(frame.len())?;
         let (reply, answer) = oneshot::channel();
         let jobs = self.0.jobs.as_ref().ok_or(RequestError::Closed)?;
-        jobs.try_send(Job { frame, reply, _share: share }).map_err(|error| match error {
+        jobs.try_send(Job {
+            frame,
+            reply,
+            _share: share,
+        })
+        .map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RequestError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => RequestError::Closed,
         })?;
         self.0.waker.wake();
         // Declared before the wait, hence dropped after the answer's end: the thread, once called,
         // finds that nobody waits any more.
-        let mut give_up = GiveUp { waker: &self.0.waker, answered: false };
+        let mut give_up = GiveUp {
+            waker: &self.0.waker,
+            answered: false,
+        };
         let answered = tokio::time::timeout(timeout, answer).await;
         match answered {
             Ok(Ok(reply)) => {
@@ -265,7 +283,10 @@ impl RequestPool {
         let counters = &self.0.counters;
         counters.queued.fetch_add(1, Ordering::Relaxed);
         let before = counters.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let share = Share { counters: Arc::clone(counters), bytes };
+        let share = Share {
+            counters: Arc::clone(counters),
+            bytes,
+        };
         // As in every queue here, one larger than the bound passes when nothing else waits.
         if before > 0 && before.saturating_add(bytes) > self.0.queue_bytes {
             return Err(RequestError::QueueFull);

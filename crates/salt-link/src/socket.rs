@@ -68,15 +68,23 @@ impl Endpoint {
     /// # Errors
     /// When the host is empty or holds characters that no host has.
     pub fn tcp(host: &str, port: u16) -> Result<Self, SocketError> {
-        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        let refuse = |detail| SocketError::Endpoint { endpoint: format!("{host}:{port}"), detail };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
+        let refuse = |detail| SocketError::Endpoint {
+            endpoint: format!("{host}:{port}"),
+            detail,
+        };
         if bare.is_empty() {
             return Err(refuse("the host is empty"));
         }
         // '%' stands before the zone of a link-local IPv6 address.
         let allowed = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
         if !bare.chars().all(allowed) {
-            return Err(refuse("a host has only letters, digits, '.', '-', '_' and ':'"));
+            return Err(refuse(
+                "a host has only letters, digits, '.', '-', '_' and ':'",
+            ));
         }
         if port == 0 {
             return Err(refuse("the port is 0"));
@@ -86,7 +94,10 @@ impl Endpoint {
         } else {
             format!("tcp://{bare}:{port}")
         };
-        Ok(Self { text, ipv6: bare.parse::<Ipv4Addr>().is_err() })
+        Ok(Self {
+            text,
+            ipv6: bare.parse::<Ipv4Addr>().is_err(),
+        })
     }
 
     /// The address as libzmq reads it.
@@ -208,7 +219,10 @@ impl Drop for Monitored {
 }
 
 fn monitor_address() -> String {
-    format!("inproc://saltway-monitor-{}", MONITORS.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "inproc://saltway-monitor-{}",
+        MONITORS.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 fn millis(time: Duration) -> i32 {
@@ -282,7 +296,10 @@ pub(crate) fn waker() -> Result<(Waker, WakeSource), std::io::Error> {
     let (write, read) = UnixStream::pair()?;
     write.set_nonblocking(true)?;
     read.set_nonblocking(true)?;
-    let shared = Arc::new(WakerShared { write, called: AtomicBool::new(false) });
+    let shared = Arc::new(WakerShared {
+        write,
+        called: AtomicBool::new(false),
+    });
     Ok((Waker(Arc::clone(&shared)), WakeSource { read, shared }))
 }
 
@@ -335,7 +352,11 @@ mod tests {
         check("127.0.0.1", 4505, Some(("tcp://127.0.0.1:4505", false)));
         check("::1", 4505, Some(("tcp://[::1]:4505", true)));
         check("[::1]", 4505, Some(("tcp://[::1]:4505", true)));
-        check("master.example", 4506, Some(("tcp://master.example:4506", true)));
+        check(
+            "master.example",
+            4506,
+            Some(("tcp://master.example:4506", true)),
+        );
         check("", 4506, None);
         check("a b", 4506, None);
         check("a\0b", 4506, None);

@@ -58,8 +58,15 @@ impl SubscriberConfig {
     /// The defaults: 10,000 entries or 64 MiB, whichever is reached first.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        let queue = QueueBounds { entries: 10_000, bytes: 64 << 20 };
-        Self { endpoint, queue, options: SocketOptions::default() }
+        let queue = QueueBounds {
+            entries: 10_000,
+            bytes: 64 << 20,
+        };
+        Self {
+            endpoint,
+            queue,
+            options: SocketOptions::default(),
+        }
     }
 }
 
@@ -106,7 +113,9 @@ pub struct SubscriberHandle {
 
 impl std::fmt::Debug for SubscriberHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SubscriberHandle").field("queue", &self.gauge).finish_non_exhaustive()
+        f.debug_struct("SubscriberHandle")
+            .field("queue", &self.gauge)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,9 +142,15 @@ impl Subscriber {
     pub fn spawn(
         config: SubscriberConfig,
     ) -> Result<(SubscriberHandle, Receiver<SubscriberEvent>), SocketError> {
-        let SubscriberConfig { endpoint, queue, options } = config;
-        let monitored = open(&endpoint, &options)
-            .map_err(|source| SocketError::Open { endpoint: endpoint.clone(), source })?;
+        let SubscriberConfig {
+            endpoint,
+            queue,
+            options,
+        } = config;
+        let monitored = open(&endpoint, &options).map_err(|source| SocketError::Open {
+            endpoint: endpoint.clone(),
+            source,
+        })?;
         let thread_error = {
             let endpoint = endpoint.clone();
             |source| SocketError::Thread { endpoint, source }
@@ -182,7 +197,9 @@ fn open(endpoint: &Endpoint, options: &SocketOptions) -> Result<Monitored, zmq::
         zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL,
         zmq::SocketEvent::HANDSHAKE_FAILED_AUTH,
     ];
-    let events = events.into_iter().fold(0, |mask, event| mask | i32::from(event.to_raw()));
+    let events = events
+        .into_iter()
+        .fold(0, |mask, event| mask | i32::from(event.to_raw()));
     let monitored = Monitored::new(socket, events)?;
     monitored.socket.connect(endpoint.as_str())?;
     Ok(monitored)
@@ -257,7 +274,11 @@ impl Thread {
                 self.monitored.socket.as_poll_item(events),
             ];
             // While stalled the socket itself is left alone, or the poll would never wait.
-            let polled = if stalled { items.get_mut(..2).unwrap_or_default() } else { &mut items };
+            let polled = if stalled {
+                items.get_mut(..2).unwrap_or_default()
+            } else {
+                &mut items
+            };
             socket::poll(polled, timeout_ms)?;
             let idle = !items.iter().any(|item| item.is_readable());
             if stalled && idle && !warned {
@@ -280,11 +301,18 @@ impl Thread {
             }
         }
         for _ in 0..BATCH {
-            let Some(frames) = receive(&self.monitored.socket)? else { return Ok(Next::Wait) };
+            let Some(frames) = receive(&self.monitored.socket)? else {
+                return Ok(Next::Wait);
+            };
             let event = if frames.len() > FRAMES_MAX {
-                SubscriberEvent::Malformed { reason: "the message has more than 8 frames" }
+                SubscriberEvent::Malformed {
+                    reason: "the message has more than 8 frames",
+                }
             } else {
-                SubscriberEvent::Frames { received_at_ms: now_ms(), frames }
+                SubscriberEvent::Frames {
+                    received_at_ms: now_ms(),
+                    frames,
+                }
             };
             if let Some(next) = self.pass_on(event) {
                 return Ok(next);
@@ -317,7 +345,9 @@ impl Thread {
     fn read_monitor(&mut self) -> Result<(), zmq::Error> {
         while let Some(frames) = receive(&self.monitored.monitor)? {
             let kind = frames.first().and_then(|frame| frame.first_chunk::<2>());
-            let Some(kind) = kind.map(|kind| u16::from_ne_bytes(*kind)) else { continue };
+            let Some(kind) = kind.map(|kind| u16::from_ne_bytes(*kind)) else {
+                continue;
+            };
             self.quiet_since = Instant::now();
             if kind == zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw() {
                 self.connected = true;
@@ -372,6 +402,8 @@ impl Thread {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

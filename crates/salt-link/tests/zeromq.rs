@@ -1,4 +1,5 @@
 //! The ZeroMQ threads against peers in this process that behave, stall, die and come back.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -31,7 +32,11 @@ fn peer(kind: zmq::SocketType, port: u16) -> Peer {
     socket.bind(&address).unwrap();
     let bound = socket.get_last_endpoint().unwrap().unwrap();
     let port = bound.rsplit(':').next().unwrap().parse().unwrap();
-    Peer { socket, port, _context: context }
+    Peer {
+        socket,
+        port,
+        _context: context,
+    }
 }
 
 fn endpoint(port: u16) -> Endpoint {
@@ -40,12 +45,18 @@ fn endpoint(port: u16) -> Endpoint {
 
 async fn next(receiver: &mut Receiver<SubscriberEvent>) -> SubscriberEvent {
     let event = tokio::time::timeout(PATIENCE, receiver.recv()).await;
-    event.expect("an event within the patience of the test").expect("the subscriber lives")
+    event
+        .expect("an event within the patience of the test")
+        .expect("the subscriber lives")
 }
 
 async fn next_frames(receiver: &mut Receiver<SubscriberEvent>) -> Vec<Bytes> {
     loop {
-        if let SubscriberEvent::Frames { frames, received_at_ms } = next(receiver).await {
+        if let SubscriberEvent::Frames {
+            frames,
+            received_at_ms,
+        } = next(receiver).await
+        {
             assert!(received_at_ms > 1_600_000_000_000);
             return frames;
         }
@@ -70,7 +81,10 @@ mod subscriber {
         wait_for_subscription(&publisher);
         let big = vec![7_u8; 3 << 20];
         publisher.socket.send("one", 0).unwrap();
-        publisher.socket.send_multipart(["topic", "two"], 0).unwrap();
+        publisher
+            .socket
+            .send_multipart(["topic", "two"], 0)
+            .unwrap();
         publisher.socket.send(&big, 0).unwrap();
         assert_eq!(next_frames(&mut receiver).await, ["one"]);
         assert_eq!(next_frames(&mut receiver).await, ["topic", "two"]);
@@ -97,23 +111,34 @@ mod subscriber {
     async fn a_slow_consumer_stalls_the_reading_and_loses_nothing() {
         let publisher = peer(zmq::XPUB, 0);
         let mut config = SubscriberConfig::new(endpoint(publisher.port));
-        config.queue = QueueBounds { entries: 10, bytes: 1 << 20 };
+        config.queue = QueueBounds {
+            entries: 10,
+            bytes: 1 << 20,
+        };
         config.options.high_water_mark = 10;
         let (handle, mut receiver) = Subscriber::spawn(config).unwrap();
         assert_eq!(next(&mut receiver).await, SubscriberEvent::Connected);
         wait_for_subscription(&publisher);
         for number in 0..5000_u32 {
-            publisher.socket.send(number.to_be_bytes().as_slice(), 0).unwrap();
+            publisher
+                .socket
+                .send(number.to_be_bytes().as_slice(), 0)
+                .unwrap();
         }
         let stalled = async {
             while !handle.queue().state().stalled {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, stalled).await.expect("a full queue stalls the thread");
+        tokio::time::timeout(PATIENCE, stalled)
+            .await
+            .expect("a full queue stalls the thread");
         assert_eq!(handle.queue().state().entries, 10);
         for number in 0..5000_u32 {
-            assert_eq!(next_frames(&mut receiver).await, [number.to_be_bytes().as_slice()]);
+            assert_eq!(
+                next_frames(&mut receiver).await,
+                [number.to_be_bytes().as_slice()]
+            );
         }
     }
 
@@ -121,7 +146,10 @@ mod subscriber {
     async fn dropping_the_handle_ends_the_receiver_even_while_stalled() {
         let publisher = peer(zmq::XPUB, 0);
         let mut config = SubscriberConfig::new(endpoint(publisher.port));
-        config.queue = QueueBounds { entries: 1, bytes: 1 };
+        config.queue = QueueBounds {
+            entries: 1,
+            bytes: 1,
+        };
         let (handle, mut receiver) = Subscriber::spawn(config).unwrap();
         wait_for_subscription(&publisher);
         for _ in 0..10 {
@@ -129,7 +157,9 @@ mod subscriber {
         }
         drop(handle);
         let ended = async { while receiver.recv().await.is_some() {} };
-        tokio::time::timeout(PATIENCE, ended).await.expect("the thread ends");
+        tokio::time::timeout(PATIENCE, ended)
+            .await
+            .expect("the thread ends");
     }
 
     #[tokio::test]
@@ -141,7 +171,10 @@ mod subscriber {
         wait_for_subscription(&publisher);
         publisher.socket.send_multipart(vec!["x"; 1000], 0).unwrap();
         publisher.socket.send("good", 0).unwrap();
-        assert!(matches!(next(&mut receiver).await, SubscriberEvent::Malformed { .. }));
+        assert!(matches!(
+            next(&mut receiver).await,
+            SubscriberEvent::Malformed { .. }
+        ));
         assert_eq!(next_frames(&mut receiver).await, ["good"]);
     }
 
@@ -166,7 +199,9 @@ mod subscriber {
         let (_handle, mut receiver) =
             Subscriber::spawn(SubscriberConfig::new(endpoint(port))).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\nnot what you are looking for").unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\nnot what you are looking for")
+            .unwrap();
         drop(listener);
         drop(stream);
         let publisher = peer(zmq::XPUB, port);
@@ -194,7 +229,9 @@ mod subscriber {
             stream.write_all(&greeting).unwrap();
             let mut theirs = [0; 64];
             stream.read_exact(&mut theirs).unwrap();
-            stream.write_all(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03PUB").unwrap();
+            stream
+                .write_all(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03PUB")
+                .unwrap();
             stream
         });
         assert_eq!(next(&mut receiver).await, SubscriberEvent::Connected);
@@ -224,15 +261,23 @@ mod requester {
             let thread = std::thread::spawn(move || {
                 peer.socket.set_rcvtimeo(20).unwrap();
                 while !stopped.load(Ordering::SeqCst) {
-                    let Ok(frames) = peer.socket.recv_multipart(0) else { continue };
+                    let Ok(frames) = peer.socket.recv_multipart(0) else {
+                        continue;
+                    };
                     assert_eq!(frames.len(), 3, "[identity, delimiter, payload]");
                     assert!(frames[1].is_empty());
                     if let Some(reply) = answer(&frames[2]) {
-                        peer.socket.send_multipart([&frames[0], &frames[1], &reply], 0).unwrap();
+                        peer.socket
+                            .send_multipart([&frames[0], &frames[1], &reply], 0)
+                            .unwrap();
                     }
                 }
             });
-            Self { port, stop, thread: Some(thread) }
+            Self {
+                port,
+                stop,
+                thread: Some(thread),
+            }
         }
     }
 
@@ -310,9 +355,17 @@ mod requester {
         let mut config = RequestPoolConfig::new(endpoint(port));
         config.sockets = 1;
         let pool = RequestPool::spawn(config).unwrap();
-        let timed_out = pool.request("first".into(), Duration::from_millis(300)).await;
-        assert!(matches!(timed_out, Err(RequestError::TimedOut { .. })), "{timed_out:?}");
-        assert_eq!(pool.request("second".into(), PATIENCE).await.unwrap(), "second");
+        let timed_out = pool
+            .request("first".into(), Duration::from_millis(300))
+            .await;
+        assert!(
+            matches!(timed_out, Err(RequestError::TimedOut { .. })),
+            "{timed_out:?}"
+        );
+        assert_eq!(
+            pool.request("second".into(), PATIENCE).await.unwrap(),
+            "second"
+        );
         assert_eq!(pool.state().sockets_opened, 2);
         drop(thread.join().unwrap());
     }
@@ -349,7 +402,10 @@ mod requester {
         let router = Router::spawn(0, echo);
         let port = router.port;
         let pool = pool(port);
-        assert_eq!(pool.request("before".into(), PATIENCE).await.unwrap(), "before");
+        assert_eq!(
+            pool.request("before".into(), PATIENCE).await.unwrap(),
+            "before"
+        );
         drop(router);
         let _router = Router::spawn(port, echo);
         // What is sent into the connection that just died is lost, as with any master.
@@ -370,7 +426,10 @@ mod requester {
         let router = Router::spawn(0, |_| None);
         let mut config = RequestPoolConfig::new(endpoint(router.port));
         config.sockets = 1;
-        config.queue = QueueBounds { entries: 2, bytes: 1000 };
+        config.queue = QueueBounds {
+            entries: 2,
+            bytes: 1000,
+        };
         let pool = RequestPool::spawn(config).unwrap();
         let mut set = tokio::task::JoinSet::new();
         let full = loop {
@@ -378,7 +437,8 @@ mod requester {
             let (told, tell) = tokio::sync::oneshot::channel::<()>();
             set.spawn(async move {
                 let request = pool.request("x".into(), PATIENCE);
-                let result = tokio::select! { result = request => result, _ = tell => Ok(Bytes::new()) };
+                let result =
+                    tokio::select! { result = request => result, _ = tell => Ok(Bytes::new()) };
                 (result, pool)
             });
             // Kept until the end of the test so that the requests stay under way.
@@ -392,7 +452,10 @@ mod requester {
         assert!(matches!(full, Err(RequestError::QueueFull)), "{full:?}");
 
         let too_much = pool.request(vec![0; 2000].into(), PATIENCE).await;
-        assert!(matches!(too_much, Err(RequestError::QueueFull)), "{too_much:?}");
+        assert!(
+            matches!(too_much, Err(RequestError::QueueFull)),
+            "{too_much:?}"
+        );
     }
 
     #[tokio::test]
@@ -403,7 +466,10 @@ mod requester {
         let silent = Router::spawn(0, |_| None);
         let silent_pool = pool(silent.port);
         let told = alive(&silent_pool, Duration::from_millis(200)).await;
-        assert!(matches!(told, Err(RequestError::TimedOut { .. })), "{told:?}");
+        assert!(
+            matches!(told, Err(RequestError::TimedOut { .. })),
+            "{told:?}"
+        );
     }
 
     #[tokio::test]

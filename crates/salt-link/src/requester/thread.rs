@@ -56,7 +56,9 @@ impl Thread {
                 debug!(endpoint = %self.endpoint, "request sockets closed");
                 return;
             }
-            self.counters.in_flight.store(self.busy.len(), Ordering::Relaxed);
+            self.counters
+                .in_flight
+                .store(self.busy.len(), Ordering::Relaxed);
             let readable = match self.wait() {
                 Ok(readable) => readable,
                 Err(error) => {
@@ -96,7 +98,11 @@ impl Thread {
     }
 
     fn send(&mut self, job: Job) {
-        let Job { frame, reply, _share } = job;
+        let Job {
+            frame,
+            reply,
+            _share,
+        } = job;
         let sent = self.ready_socket().and_then(|socket| {
             socket.send(zmq::Message::new(), zmq::SNDMORE | zmq::DONTWAIT)?;
             socket.send(frame_message(frame), zmq::DONTWAIT)?;
@@ -132,14 +138,23 @@ impl Thread {
     fn wait(&self) -> Result<Vec<usize>, zmq::Error> {
         let mut items = Vec::with_capacity(1 + self.busy.len());
         items.push(zmq::PollItem::from_fd(self.wake.fd(), zmq::POLLIN));
-        items.extend(self.busy.iter().map(|busy| busy.socket.as_poll_item(zmq::POLLIN)));
+        items.extend(
+            self.busy
+                .iter()
+                .map(|busy| busy.socket.as_poll_item(zmq::POLLIN)),
+        );
         socket::poll(&mut items, -1)?;
         let places = items.iter().skip(1).enumerate();
-        Ok(places.filter(|(_, item)| item.is_readable()).map(|(place, _)| place).collect())
+        Ok(places
+            .filter(|(_, item)| item.is_readable())
+            .map(|(place, _)| place)
+            .collect())
     }
 
     fn take_reply(&mut self, place: usize) {
-        let Some(busy) = self.busy.get(place) else { return };
+        let Some(busy) = self.busy.get(place) else {
+            return;
+        };
         match receive(&busy.socket) {
             Ok(None) => {}
             Ok(Some(frames)) => {
@@ -154,7 +169,9 @@ impl Thread {
                 let payload = payload.clone();
                 let busy = self.busy.swap_remove(place);
                 self.idle.push(busy.socket);
-                self.counters.in_flight.store(self.busy.len(), Ordering::Relaxed);
+                self.counters
+                    .in_flight
+                    .store(self.busy.len(), Ordering::Relaxed);
                 answer(busy.reply, Ok(payload));
             }
             Err(error) => {
