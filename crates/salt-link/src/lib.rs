@@ -14,5 +14,19 @@ pub mod local_master;
 pub mod queue;
 pub mod requester;
 pub mod salt_config;
+pub mod session;
+pub mod sign_in;
 pub mod socket;
 pub mod subscriber;
+
+/// An error with all its causes, for logs and health pages.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -132,7 +132,7 @@ impl<F: Fn(&str) -> bool + Send + Sync> EventReader<F> {
                 Ok(NobodyListens) => return,
                 Err(error) => error,
             };
-            let reason = chain(&error);
+            let reason = crate::chain(&error);
             if told {
                 debug!(reason, "the event bus is still away");
             } else {
@@ -203,16 +203,4 @@ impl<F: Fn(&str) -> bool + Send + Sync> EventReader<F> {
             }
         }
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
