@@ -208,7 +208,10 @@ impl RedisError {
             (ErrorKind::Server(_) | ErrorKind::Extension, _) => {
                 let lower = text.to_ascii_lowercase();
                 // Redis reports the ACL's refusal inside a script as a plain script error.
-                if lower.contains("noperm") || lower.contains("acl failure") {
+                if lower.contains("noperm")
+                    || lower.contains("acl failure")
+                    || lower.contains("the user executing the script")
+                {
                     Self::NotPermitted { url, text }
                 } else if lower.contains("-oom") || lower.contains("oom command") {
                     Self::OutOfMemory { operation, url }
