@@ -58,6 +58,8 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     arrived: Notify,
     room: Room,
+    /// Apart from `room`, which wakes one waiter only: a producer may wait for both at once.
+    receiver_gone: Notify,
 }
 
 impl<T> Shared<T> {
@@ -135,6 +137,7 @@ fn channel<T>(bounds: QueueBounds, room: Room) -> (Sender<T>, Receiver<T>) {
         state: Mutex::new(state),
         arrived: Notify::new(),
         room,
+        receiver_gone: Notify::new(),
     });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
@@ -178,7 +181,7 @@ impl<T> Sender<T> {
     /// Waits until the consumer is gone.
     pub(crate) async fn closed(&self) {
         while !self.is_closed() {
-            self.room().await;
+            self.0.receiver_gone.notified().await;
         }
     }
 
@@ -241,6 +244,7 @@ impl<T> Drop for Receiver<T> {
         drop(state);
         drop(left);
         self.0.signal_room();
+        self.0.receiver_gone.notify_one();
     }
 }
 
@@ -333,6 +337,34 @@ mod tests {
         };
         let ((), count) = tokio::join!(send, receive);
         assert_eq!(count, 100);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_end_takes_no_room_from_the_sender() {
+        let (sender, mut receiver) = from_task(QueueBounds {
+            entries: 1,
+            bytes: 10,
+        });
+        let send = async {
+            tokio::select! {
+                biased;
+                () = sender.closed() => panic!("the receiver is there"),
+                () = async {
+                    for number in 0..100 {
+                        assert!(sender.send(number, 1).await);
+                    }
+                } => {}
+            }
+        };
+        let receive = async {
+            for number in 0..100 {
+                assert_eq!(receiver.recv().await, Some(number));
+            }
+        };
+        let both = async { tokio::join!(send, receive) };
+        tokio::time::timeout(std::time::Duration::from_secs(10), both)
+            .await
+            .expect("both end");
     }
 
     #[tokio::test]
