@@ -55,6 +55,8 @@ pub struct MasterConfig {
     pub max_event_size: u64,
     /// Hash of fingerprints, in lower case.
     pub hash_type: String,
+    /// The returner that keeps its job cache.
+    pub master_job_cache: String,
     /// The cluster it belongs to (3007 and newer).
     pub cluster_id: Option<String>,
 }
@@ -123,6 +125,7 @@ impl MasterConfig {
             keysize: u32::try_from(options.number("keysize", 2048, max)).unwrap_or(2048),
             max_event_size: options.number("max_event_size", 1_048_576, max),
             hash_type: options.text("hash_type", "sha256").to_lowercase(),
+            master_job_cache: options.text("master_job_cache", "local_cache"),
             cluster_id: options.optional_text("cluster_id"),
         }
     }

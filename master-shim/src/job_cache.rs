@@ -1,0 +1,177 @@
+//! Reads the lower master's own job cache: was this jid published here already, and what did a minion really return?
+//!
+//! Used where the event bus does not suffice: Salt replaces values of events above `max_event_size` by the text
+//! `VALUE_TRIMMED`, while the job cache holds them whole; and a jid that the cache knows was already published
+//! by this master, be it through an earlier run of the shim or through salt-syndic.
+//!
+//! Understands the default returner `local_cache` (`salt/returners/local_cache.py`): the directory of a job is
+//! `<cachedir>/jobs/<first 2>/<rest>` of the hex `hash_type` digest of the jid; it holds the file `jid` from
+//! the moment of publishing, and `<minion>/return.p` (msgpack, new spec) once a minion has returned.
+//! With another `master_job_cache` nothing is known, and every answer says so.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use openssl::hash::{MessageDigest, hash};
+use salt_wire::{
+    ids::{Jid, MinionId},
+    msgpack::{self, Limits, Value},
+};
+
+/// What Salt writes in place of a value that made an event larger than `max_event_size`.
+pub(crate) const TRIMMED: &[u8] = b"VALUE_TRIMMED";
+
+/// How long a return may take to reach the cache after its event: the master fires first and writes then.
+const WRITE_DELAY_MAX: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why a return could not be read from the job cache.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JobCacheError {
+    /// `master_job_cache` names another returner.
+    #[error("the master's job cache is not local_cache, which is the one that can be read here")]
+    OtherReturner,
+    /// No such file within [`WRITE_DELAY_MAX`], or not readable.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file of the return.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds something else than a msgpack map.
+    #[error("failed to decode {path}")]
+    Decode {
+        /// The file of the return.
+        path: PathBuf,
+        /// What the decoder found.
+        #[source]
+        source: msgpack::DecodeError,
+    },
+}
+
+/// The job cache of one master.
+#[derive(Clone)]
+pub(crate) struct JobCache {
+    /// `<cachedir>/jobs` and the digest, if the returner is `local_cache`.
+    local: Option<(PathBuf, MessageDigest)>,
+}
+
+impl JobCache {
+    /// The cache below `cachedir`; `returner` is the option `master_job_cache`, `hash_type` the option of that name.
+    pub(crate) fn new(cachedir: &Path, returner: &str, hash_type: &str) -> Self {
+        let digest = MessageDigest::from_name(hash_type);
+        let local = (returner == "local_cache")
+            .then_some(digest)
+            .flatten()
+            .map(|digest| (cachedir.join("jobs"), digest));
+        Self { local }
+    }
+
+    /// Whether the returner is one that can be read here.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Whether this master has published `jid`; `None` when this returner cannot be asked.
+    pub(crate) fn was_published(&self, jid: &Jid) -> Option<bool> {
+        let directory = self.directory(jid)?;
+        directory.join("jid").try_exists().ok()
+    }
+
+    /// What `minion` returned for `jid`: a map of `return`, `retcode` and `success`, and the bytes it has on disk.
+    ///
+    /// Waits for the file, since the master fires the event of a return before it writes the return.
+    ///
+    /// # Errors
+    /// When the returner is another one, or the file does not come, or is no msgpack.
+    pub(crate) async fn read_return(
+        &self,
+        jid: &Jid,
+        minion: &MinionId,
+    ) -> Result<(Value, usize), JobCacheError> {
+        let directory = self.directory(jid).ok_or(JobCacheError::OtherReturner)?;
+        let path = directory.join(minion.as_str()).join("return.p");
+        let deadline = tokio::time::Instant::now() + WRITE_DELAY_MAX;
+        let bytes = loop {
+            match tokio::fs::read(&path).await {
+                Ok(bytes) => break bytes,
+                Err(err)
+                    if err.kind() == io::ErrorKind::NotFound
+                        && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                Err(source) => return Err(JobCacheError::Read { path, source }),
+            }
+        };
+        let length = bytes.len();
+        let value = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT)
+            .map_err(|source| JobCacheError::Decode { path, source })?;
+        Ok((value, length))
+    }
+
+    fn directory(&self, jid: &Jid) -> Option<PathBuf> {
+        let (jobs, digest) = self.local.as_ref()?;
+        let digest = hash(*digest, jid.as_str().as_bytes()).ok()?;
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (first, rest) = hex.split_at_checked(2)?;
+        Some(jobs.join(first).join(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JID: &str = "20261120200000000001";
+
+    fn jid() -> Jid {
+        JID.parse().expect("a jid")
+    }
+
+    /// `hashlib.sha256(b"20261120200000000001").hexdigest()`
+    fn job_directory(cachedir: &Path) -> PathBuf {
+        let hex = "e2475db12634bf6fec87a2955cdfedd43dc5e0320af99d58559ab8bf0c1fcd1b";
+        cachedir.join("jobs").join(&hex[..2]).join(&hex[2..])
+    }
+
+    #[test]
+    fn job_is_known_from_the_moment_of_publishing() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
+        assert_eq!(cache.was_published(&jid()), Some(false));
+        let directory = job_directory(cachedir.path());
+        std::fs::create_dir_all(&directory).expect("created");
+        std::fs::write(directory.join("jid"), JID).expect("written");
+        assert_eq!(cache.was_published(&jid()), Some(true));
+    }
+
+    #[test]
+    fn other_returner_knows_nothing() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = JobCache::new(cachedir.path(), "redis", "sha256");
+        assert_eq!(cache.was_published(&jid()), None);
+    }
+
+    #[tokio::test]
+    async fn return_that_is_written_after_its_event_is_awaited() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
+        let minion: MinionId = "a1".parse().expect("a minion id");
+        let directory = job_directory(cachedir.path()).join("a1");
+        let (read, ()) = tokio::join!(cache.read_return(&jid(), &minion), async {
+            tokio::task::yield_now().await;
+            std::fs::create_dir_all(&directory).expect("created");
+            std::fs::write(directory.join("part"), b"\x81\xa6return\x2a").expect("written");
+            std::fs::rename(directory.join("part"), directory.join("return.p")).expect("renamed");
+        });
+        let (read, _) = read.expect("the return");
+        assert_eq!(read.get("return").and_then(Value::as_i64), Some(42));
+    }
+}
