@@ -11,6 +11,9 @@
 //! - When the consumer is slow the reader stops reading. The master then buffers for this reader:
 //!   without limit, or up to `ipc_write_buffer`, beyond which events are lost.
 
+/// Tags of the probes that an [`EventWriter`] fires. Readers never pass them on.
+pub const PROBE_TAG_PREFIX: &str = "saltway/probe/";
+
 mod reader;
 mod stamp;
 mod writer;

@@ -25,6 +25,8 @@ pub use tag::{EventTag, is_jid};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::msgpack::{DecodeError, Limits, Value, decode};
+
 /// What stands between the tag and the data in the body of a frame.
 const TAG_END: &[u8] = b"\n\n";
 
@@ -52,8 +54,9 @@ impl Framing {
     }
 }
 
-/// One event of the bus.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One event of the bus. `Debug` shows the length of the data only: a bus carries keys, too
+/// (`salt/auth/creds` of a minion's).
+#[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// The tag, such as `salt/job/20261120175418824928/new`.
     pub tag: String,
@@ -66,6 +69,23 @@ impl Event {
     #[must_use]
     pub fn parsed_tag(&self) -> EventTag<'_> {
         EventTag::parse(&self.tag)
+    }
+
+    /// Decodes the data; every call does it anew. Salt's own events hold a map.
+    ///
+    /// # Errors
+    /// When the data is not one msgpack document.
+    pub fn value(&self) -> Result<Value, DecodeError> {
+        decode(&self.data, Limits::CONTENT)
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Event")
+            .field("tag", &self.tag)
+            .field("data_bytes", &self.data.len())
+            .finish()
     }
 }
 

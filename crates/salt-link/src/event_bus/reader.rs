@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tracing::{debug, info, warn};
 
+use super::PROBE_TAG_PREFIX;
 use crate::queue::{self, QueueBounds, Receiver};
 
 /// Read from the socket at once: what a unix socket holds by default is about 200 KiB.
@@ -180,6 +181,7 @@ impl<F: Fn(&str) -> bool + Send + Sync> EventReader<F> {
             return Ok(NobodyListens);
         }
         let mut decoder = BusDecoder::new(self.config.frame_bytes_max);
+        let wanted = |tag: &str| !tag.starts_with(PROBE_TAG_PREFIX) && (self.wanted)(tag);
         loop {
             let buffer: &mut BytesMut = decoder.read_buffer();
             buffer.reserve(READ_BYTES);
@@ -188,7 +190,7 @@ impl<F: Fn(&str) -> bool + Send + Sync> EventReader<F> {
                 Ok(_) => {}
                 Err(error) => return Err(ConnectionError::Read(error)),
             }
-            while let Some(decoded) = decoder.next_event(&self.wanted)? {
+            while let Some(decoded) = decoder.next_event(wanted)? {
                 *progress = true;
                 let (event, bytes) = match decoded {
                     Decoded::Event(event) => {

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tracing::{debug, info};
 
-use super::stamp;
+use super::{PROBE_TAG_PREFIX, stamp};
 
 /// Where to fire and how long to wait.
 #[derive(Debug, Clone)]
@@ -204,7 +204,7 @@ impl EventWriter {
         let mut bus = open(&self.config.pub_socket).await?;
         let mut decoder = BusDecoder::new(FRAME_BYTES_MAX);
         let nonce = Nonce::random().map_err(|_| FireError::Random)?;
-        let tag = format!("saltway/probe/{}", nonce.as_str());
+        let tag = format!("{PROBE_TAG_PREFIX}{}", nonce.as_str());
         let data = encode(
             &Value::map([("_stamp", stamp::now().as_str().into())]),
             Dialect::New,

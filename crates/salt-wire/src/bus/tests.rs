@@ -145,6 +145,13 @@ mod vectors {
                 assert_eq!(event.tag, tag, "{version}");
                 assert_eq!(decoder.framing(), Some(framing(frame)), "{version} {tag}");
                 assert_eq!(decoder.buffered_bytes(), 0);
+                let value = event.value().expect("the data is msgpack");
+                for (key, captured) in frame["data"].as_object().expect("data is a map") {
+                    let decoded = value.get(key).expect("the data is whole");
+                    if let Some(text) = captured.as_str() {
+                        assert_eq!(decoded.as_str(), Some(text), "{version} {tag} {key}");
+                    }
+                }
                 let again = encode_event(tag, &data_of(event), framing(frame)).expect("encodes");
                 assert_eq!(again, bytes, "{version} {tag}");
             }
@@ -239,6 +246,15 @@ fn a_tag_with_an_empty_line_is_refused() {
             tag: "a\n\nb".to_owned()
         })
     );
+}
+
+#[test]
+fn debug_output_holds_no_data() {
+    let event = Event {
+        tag: "t".to_owned(),
+        data: Bytes::from_static(b"secret"),
+    };
+    assert_eq!(format!("{event:?}"), "Event { tag: \"t\", data_bytes: 6 }");
 }
 
 #[test]
