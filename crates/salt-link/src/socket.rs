@@ -2,7 +2,7 @@
 //! thread, and frames that become `Bytes`.
 //!
 //! libzmq sockets are not tokio's: each lives on a std thread that polls it together with the
-//! [`WakeSource`] through which the tokio side calls the thread.
+//! `WakeSource` through which the tokio side calls the thread.
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
