@@ -165,7 +165,8 @@ mod tests {
         let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
         let minion: MinionId = "a1".parse().expect("a minion id");
         let directory = job_directory(cachedir.path()).join("a1");
-        let (read, ()) = tokio::join!(cache.read_return(&jid(), &minion), async {
+        let jid = jid();
+        let (read, ()) = tokio::join!(cache.read_return(&jid, &minion), async {
             tokio::task::yield_now().await;
             std::fs::create_dir_all(&directory).expect("created");
             std::fs::write(directory.join("part"), b"\x81\xa6return\x2a").expect("written");
