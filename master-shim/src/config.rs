@@ -15,7 +15,8 @@ const OTHERS_KEYS: &[&str] = &["bridge", "publications_max", "mom_requests"];
 const MANAGED_REDIS_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];
 
 /// What makes a name fit for a key.
-const NAME: &str = "choose a short name of letters and digits, such as main; the bridge must have the same";
+const NAME: &str =
+    "choose a short name of letters and digits, such as main; the bridge must have the same";
 
 const JOB_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
 
@@ -71,7 +72,9 @@ impl Config {
             Some(minion_file) => SyndicConfig::load_with(&master_file, &minion_file),
             None => SyndicConfig::load(&master_file),
         };
-        let syndic = syndic.map_err(|mistakes| root.add(mistakes.into_list())).ok();
+        let syndic = syndic
+            .map_err(|mistakes| root.add(mistakes.into_list()))
+            .ok();
         let relays = read_relays(root, syndic.as_ref());
         let section = root.section("redis");
         section.ignore(MANAGED_REDIS_KEYS);
@@ -117,7 +120,11 @@ fn read_relays(root: &Section<'_>, syndic: Option<&SyndicConfig>) -> Vec<Relay> 
             syndic.local.config_file.display(),
             syndic.upstreams.len()
         );
-        root.mistake("mom", problem, "name one relay for each master, in the same order");
+        root.mistake(
+            "mom",
+            problem,
+            "name one relay for each master, in the same order",
+        );
     }
     let mut relays = Vec::new();
     for mom in names {
@@ -132,9 +139,17 @@ fn read_relays(root: &Section<'_>, syndic: Option<&SyndicConfig>) -> Vec<Relay> 
 fn read_id(root: &Section<'_>, syndic: &SyndicConfig) -> Option<(MinionId, SiteName)> {
     let unfit = |problem: String| {
         let remedy = format!("set a plain id in {}", syndic.minion_config_file.display());
-        root.mistake("salt_config", format!("the syndic's id cannot be used: {problem}"), remedy);
+        root.mistake(
+            "salt_config",
+            format!("the syndic's id cannot be used: {problem}"),
+            remedy,
+        );
     };
-    let id = MinionId::parse(&syndic.id).map_err(|err| unfit(err.to_string())).ok()?;
-    let site = SiteName::new(&syndic.id).map_err(|err| unfit(err.to_string())).ok()?;
+    let id = MinionId::parse(&syndic.id)
+        .map_err(|err| unfit(err.to_string()))
+        .ok()?;
+    let site = SiteName::new(&syndic.id)
+        .map_err(|err| unfit(err.to_string()))
+        .ok()?;
     Some((id, site))
 }

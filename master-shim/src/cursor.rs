@@ -129,7 +129,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut cursor = Cursor::open(directory.path(), "main").expect("opened");
         assert_eq!(cursor.entry_id(), None);
-        let entry_id = EntryId { epoch: 7, number: 3 };
+        let entry_id = EntryId {
+            epoch: 7,
+            number: 3,
+        };
         cursor.advance(entry_id).expect("written");
         cursor.sync().expect("flushed");
         let again = Cursor::open(directory.path(), "main").expect("opened");
@@ -144,6 +147,9 @@ mod tests {
         fs::write(directory.path().join("cursor-main"), "nonsense").expect("written");
         let err = Cursor::open(directory.path(), "main").expect_err("refused");
         let text = err.to_string();
-        assert!(text.contains("cursor-main") && text.contains("nonsense"), "{text}");
+        assert!(
+            text.contains("cursor-main") && text.contains("nonsense"),
+            "{text}"
+        );
     }
 }

@@ -104,7 +104,11 @@ enum Unusable {
 impl DeliveryTask {
     /// A task that goes on behind `cursor`.
     pub(crate) fn new(parts: DeliveryParts, cursor: Cursor) -> Self {
-        Self { parts, cursor, serials: Serials::default() }
+        Self {
+            parts,
+            cursor,
+            serials: Serials::default(),
+        }
     }
 
     /// Runs until `shutdown`; a publication that waits then for the lower master or the MoM stays for the next start.
@@ -142,7 +146,9 @@ impl DeliveryTask {
     }
 
     async fn deliver(&mut self, entry: &Entry) {
-        self.parts.telemetry.publication_received(entry.entry_id, self.age(entry));
+        self.parts
+            .telemetry
+            .publication_received(entry.entry_id, self.age(entry));
         let load = match self.open(entry).await {
             Ok(load) => load,
             Err(Unusable::Frame(err)) => {
@@ -156,7 +162,10 @@ impl DeliveryTask {
         };
         let jid = load.jid().clone();
         if is_loop(&load, self.parts.master_id.as_ref()) {
-            return self.parts.telemetry.publication_passed_over(&jid, "master_id is our own");
+            return self
+                .parts
+                .telemetry
+                .publication_passed_over(&jid, "master_id is our own");
         }
         if self.parts.job_cache.was_published(&jid) == Some(true) {
             return self.parts.telemetry.duplicate_jid(&jid);
@@ -174,7 +183,10 @@ impl DeliveryTask {
         let keys = self.parts.session.signed_in().await;
         let (load, aes) = match self.decrypt(&publication) {
             Err(err) if err.is_wrong_key() => {
-                self.parts.session.sign_in_again(&keys, "a publication does not open").await;
+                self.parts
+                    .session
+                    .sign_in_again(&keys, "a publication does not open")
+                    .await;
                 self.decrypt(&publication)
             }
             opened => opened,
@@ -191,7 +203,10 @@ impl DeliveryTask {
         Ok(load)
     }
 
-    fn decrypt(&self, publication: &Publication) -> Result<(PublicationLoad, AesKey), PublicationError> {
+    fn decrypt(
+        &self,
+        publication: &Publication,
+    ) -> Result<(PublicationLoad, AesKey), PublicationError> {
         let mut result = None;
         for aes in self.parts.session.aes_keys() {
             match publication.decrypt(&aes) {
@@ -217,23 +232,35 @@ impl DeliveryTask {
         let jid = load.jid();
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut refusals = 0;
-        self.tell(Message::Publishing { jid: jid.clone(), upstream: self.parts.upstream }).await;
+        self.tell(Message::Publishing {
+            jid: jid.clone(),
+            upstream: self.parts.upstream,
+        })
+        .await;
         loop {
             let age = self.age(entry);
             if age > self.parts.job_ttl {
                 return self.parts.telemetry.expired(jid, age);
             }
             match self.parts.local.publish(load).await {
-                Ok(PublishReply::Published { minions, missing, .. }) => {
-                    self.parts.telemetry.publication_published(jid, minions.len(), self.age(entry));
+                Ok(PublishReply::Published {
+                    minions, missing, ..
+                }) => {
+                    self.parts
+                        .telemetry
+                        .publication_published(jid, minions.len(), self.age(entry));
                     return self.published(load, minions, missing).await;
                 }
                 Ok(PublishReply::NoMatch { .. }) => {
-                    self.parts.telemetry.publication_published(jid, 0, self.age(entry));
+                    self.parts
+                        .telemetry
+                        .publication_published(jid, 0, self.age(entry));
                     return self.published(load, Vec::new(), Vec::new()).await;
                 }
                 Ok(PublishReply::AuthorizationError) => {
-                    let what = format!("the lower master does not allow job {jid}: publisher_acl or auth_list");
+                    let what = format!(
+                        "the lower master does not allow job {jid}: publisher_acl or auth_list"
+                    );
                     return self.parts.telemetry.lost(LostAt::LowerMaster, 1, &what);
                 }
                 Ok(PublishReply::Error(text)) if refusals + 1 >= REFUSALS_MAX => {
@@ -249,12 +276,20 @@ impl DeliveryTask {
     }
 
     /// Tells the MoM whom the lower master targeted, and the site task what to wait for.
-    async fn published(&self, load: &PublicationLoad, minions: Vec<MinionId>, mut missing: Vec<String>) {
+    async fn published(
+        &self,
+        load: &PublicationLoad,
+        minions: Vec<MinionId>,
+        mut missing: Vec<String>,
+    ) {
         let jid = load.jid();
         let id = self.parts.id.as_str();
         missing.retain(|name| name != id);
         if !minions.is_empty() {
-            self.parts.lanes.queue_event(upstream::ack(jid, &minions, &missing)).await;
+            self.parts
+                .lanes
+                .queue_event(upstream::ack(jid, &minions, &missing))
+                .await;
         }
         let means_site = means_site(load, id);
         let answers = means_site && self.answers_for_site(&minions).await;
@@ -267,7 +302,11 @@ impl DeliveryTask {
         };
         self.tell(message).await;
         if let Some(about) = about {
-            self.tell(Message::Asked { about, query: jid.clone() }).await;
+            self.tell(Message::Asked {
+                about,
+                query: jid.clone(),
+            })
+            .await;
         }
     }
 
@@ -304,9 +343,13 @@ fn is_loop(load: &PublicationLoad, own: Option<&MasterId>) -> bool {
 /// Whether the target means the site's own id, as far as an id alone can tell.
 fn means_site(load: &PublicationLoad, id: &str) -> bool {
     let target = match load.tgt() {
-        Value::Array(items) => {
-            Target::List(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-        }
+        Value::Array(items) => Target::List(
+            items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        ),
         other => Target::Text(other.as_str().unwrap_or_default().to_owned()),
     };
     target::matches(load.tgt_type(), &target, id) == Match::Yes

@@ -82,7 +82,12 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// When something that only a person can mend is in the way at the start, or a task cannot go on.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
-    let Context { shutdown, metrics, readiness, .. } = context;
+    let Context {
+        shutdown,
+        metrics,
+        readiness,
+        ..
+    } = context;
     let state_dir = StateDir::open(&config.state_dir)?;
     let _lock = state_dir.lock("master-shim")?;
     let http = HttpServer::bind(
@@ -183,8 +188,17 @@ impl<'a> Shim<'a> {
         messages: mpsc::Sender<Message>,
         tasks: &mut Tasks,
     ) -> anyhow::Result<Lanes> {
-        let relay = self.config.relays.get(index).context("an upstream has a relay")?;
-        let upstream = self.config.syndic.upstreams.get(index).context("a relay has an upstream")?;
+        let relay = self
+            .config
+            .relays
+            .get(index)
+            .context("an upstream has a relay")?;
+        let upstream = self
+            .config
+            .syndic
+            .upstreams
+            .get(index)
+            .context("a relay has an upstream")?;
         let session = self.start_session(relay, tasks)?;
         let returns = self.start_lane(relay, LaneName::Returns, upstream::RETURNS, &session, tasks);
         let events = self.start_lane(relay, LaneName::Events, upstream::EVENTS, &session, tasks);
@@ -212,7 +226,10 @@ impl<'a> Shim<'a> {
             telemetry: self.telemetry.clone(),
         };
         let delivery = DeliveryTask::new(delivery, cursor);
-        tasks.spawn(format!("delivery-{}", relay.mom), delivery.run(tasks.shutdown().clone()));
+        tasks.spawn(
+            format!("delivery-{}", relay.mom),
+            delivery.run(tasks.shutdown().clone()),
+        );
         Ok(lanes)
     }
 
@@ -227,7 +244,10 @@ impl<'a> Shim<'a> {
         let (sender, events) = mpsc::channel(LINK_EVENTS);
         let subscription =
             Subscription::new(&self.redis, &relay.keys, SubscriptionConfig::default());
-        tasks.spawn(format!("subscription-{}", relay.mom), subscription.run(sender));
+        tasks.spawn(
+            format!("subscription-{}", relay.mom),
+            subscription.run(sender),
+        );
         let parts = LinkParts {
             events,
             reader: Arc::new(StreamReader::new(&self.redis, relay.keys.clone())),
@@ -237,9 +257,16 @@ impl<'a> Shim<'a> {
             redis: self.readiness.condition(format!("bridge {}", relay.mom)),
             telemetry: self.telemetry.clone(),
         };
-        let begin = if self.job_cache.is_readable() { Begin::WithUnexpired } else { Begin::FromNowOn };
+        let begin = if self.job_cache.is_readable() {
+            Begin::WithUnexpired
+        } else {
+            Begin::FromNowOn
+        };
         let link = LinkTask::new(parts, cursor.entry_id(), begin);
-        tasks.spawn(format!("link-{}", relay.mom), link.run(tasks.shutdown().clone()));
+        tasks.spawn(
+            format!("link-{}", relay.mom),
+            link.run(tasks.shutdown().clone()),
+        );
     }
 
     fn start_session(&self, relay: &Relay, tasks: &mut Tasks) -> anyhow::Result<Arc<Session>> {
@@ -259,7 +286,8 @@ impl<'a> Shim<'a> {
         let run = session::run(
             Arc::clone(&session),
             self.config.syndic.enable_legacy_startup_events,
-            self.readiness.condition(format!("signed in at {}", relay.mom)),
+            self.readiness
+                .condition(format!("signed in at {}", relay.mom)),
             self.telemetry.clone(),
             tasks.shutdown().clone(),
         );
@@ -284,9 +312,15 @@ impl<'a> Shim<'a> {
             session: Arc::clone(session),
             telemetry: self.telemetry.clone(),
         };
-        let observer = LaneObserver { lane: name, telemetry: self.telemetry.clone() };
+        let observer = LaneObserver {
+            lane: name,
+            telemetry: self.telemetry.clone(),
+        };
         let lane = LaneTask::new(bounds, items, uplink, observer);
-        tasks.spawn(format!("{}-{}", name.as_str(), relay.mom), lane.run(tasks.shutdown().clone()));
+        tasks.spawn(
+            format!("{}-{}", name.as_str(), relay.mom),
+            lane.run(tasks.shutdown().clone()),
+        );
         sender
     }
 
@@ -306,7 +340,10 @@ impl<'a> Shim<'a> {
             messages,
             events,
             upstreams,
-            router: Router::new(self.config.syndic.mode, self.config.syndic.master_id.clone()),
+            router: Router::new(
+                self.config.syndic.mode,
+                self.config.syndic.master_id.clone(),
+            ),
             job_cache: self.job_cache,
             prober: Arc::new(Prober::new(self.local, master.user.clone())),
             event_bus: self.readiness.condition("event bus"),
@@ -323,7 +360,10 @@ fn sign_in_config(config: &Config) -> anyhow::Result<SignInConfig> {
     sign_in.master_key_file = syndic.upstream_key();
     sign_in.enc_algo = syndic.encryption_algorithm.parse()?;
     sign_in.sig_algo = syndic.signing_algorithm.parse()?;
-    sign_in.finger = syndic.syndic_finger.clone().or_else(|| syndic.master_finger.clone());
+    sign_in.finger = syndic
+        .syndic_finger
+        .clone()
+        .or_else(|| syndic.master_finger.clone());
     sign_in.hash_type.clone_from(&syndic.hash_type);
     sign_in.auth_timeout = syndic.auth_timeout;
     sign_in.acceptance_wait = syndic.acceptance_wait_time;

@@ -113,7 +113,11 @@ impl LinkTask {
                 Input::Read(after, page) => vec![self.page_event(after, page)],
                 Input::Stop => return,
             };
-            for action in events.into_iter().flat_map(|event| self.sequencer.apply(event)).collect::<Vec<_>>() {
+            for action in events
+                .into_iter()
+                .flat_map(|event| self.sequencer.apply(event))
+                .collect::<Vec<_>>()
+            {
                 if !self.act(action).await {
                     return;
                 }
@@ -133,7 +137,9 @@ impl LinkTask {
             LinkEvent::Up => vec![Event::Connected],
             LinkEvent::Publication(_) if self.awaits_beat => Vec::new(),
             LinkEvent::Publication(publication) => vec![Event::Published(publication)],
-            LinkEvent::Beat { newest, sent_at_ms, .. } => {
+            LinkEvent::Beat {
+                newest, sent_at_ms, ..
+            } => {
                 self.parts.skew.note(sent_at_ms, unix_millis());
                 telemetry.beat(sent_at_ms);
                 if self.parts.redis.holds() {
@@ -141,7 +147,10 @@ impl LinkTask {
                 }
                 let first = std::mem::take(&mut self.awaits_beat);
                 let connected = first.then_some(Event::Connected);
-                connected.into_iter().chain([Event::Beat { newest }]).collect()
+                connected
+                    .into_iter()
+                    .chain([Event::Beat { newest }])
+                    .collect()
             }
             LinkEvent::Down { reason } => {
                 if self.parts.redis.fails(&reason) {
@@ -184,13 +193,18 @@ impl LinkTask {
             Action::Lost { from, to } => {
                 if !self.catching_up_at_first {
                     let publications = to.number - from.number + 1;
-                    telemetry.lost(LostAt::Redis, publications, &format!("entries {from} to {to}"));
+                    telemetry.lost(
+                        LostAt::Redis,
+                        publications,
+                        &format!("entries {from} to {to}"),
+                    );
                 }
                 Due::PassOver(to)
             }
             Action::ReadFrom { after } => {
                 let reader = Arc::clone(&self.parts.reader);
-                self.reads.spawn(async move { (after, reader.read_after(after, PAGE_ENTRIES).await) });
+                self.reads
+                    .spawn(async move { (after, reader.read_after(after, PAGE_ENTRIES).await) });
                 return true;
             }
             Action::Duplicate(_) => {

@@ -35,14 +35,21 @@ pub(crate) struct Prober {
 impl Prober {
     /// `user` is the user of the lower master.
     pub(crate) fn new(local: Arc<LocalMaster>, user: String) -> Self {
-        Self { local, user, latest: AtomicI64::new(0) }
+        Self {
+            local,
+            user,
+            latest: AtomicI64::new(0),
+        }
     }
 
     /// A jid in Salt's form, the present time in UTC to the microsecond; never the same twice.
     pub(crate) fn next_jid(&self) -> Jid {
         let now = Timestamp::now().as_microsecond();
         let later = |latest| Some(now.max(latest + 1));
-        let micros = match self.latest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+        let micros = match self
+            .latest
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later)
+        {
             Ok(before) | Err(before) => now.max(before + 1),
         };
         let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
@@ -72,7 +79,12 @@ impl Prober {
             user: self.user.clone(),
             to: None,
         };
-        match self.local.publish_with(build).await.map_err(ProbeError::Publish)? {
+        match self
+            .local
+            .publish_with(build)
+            .await
+            .map_err(ProbeError::Publish)?
+        {
             PublishReply::Published { .. } | PublishReply::NoMatch { .. } => Ok(()),
             PublishReply::AuthenticationError => Err(ProbeError::Refused("authentication".into())),
             PublishReply::AuthorizationError => Err(ProbeError::Refused("authorization".into())),
@@ -94,7 +106,11 @@ impl MinionWatch {
         let digest = openssl::hash::MessageDigest::from_name(hash_type)
             .and_then(|digest| openssl::hash::hash(digest, id.as_str().as_bytes()).ok());
         let socket = digest.map(|digest| {
-            let hex: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+            let hex: String = digest
+                .iter()
+                .take(5)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             sock_dir.join(format!("minion_event_{hex}_pub.ipc"))
         });
         Self { socket }

@@ -44,7 +44,11 @@ mod tests {
     fn gap_in_the_serial_is_counted() {
         let key = AesKey::generate().expect("random bytes");
         let mut serials = Serials::default();
-        assert_eq!(serials.missing_before(&key, 10, entry(1)), 0, "nothing is known before");
+        assert_eq!(
+            serials.missing_before(&key, 10, entry(1)),
+            0,
+            "nothing is known before"
+        );
         assert_eq!(serials.missing_before(&key, 11, entry(2)), 0);
         assert_eq!(serials.missing_before(&key, 15, entry(3)), 3);
     }

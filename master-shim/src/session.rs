@@ -100,11 +100,20 @@ async fn announce(session: &Session, legacy: bool, telemetry: &Telemetry) {
     let time = Timestamp::now().strftime("%a %b %e %H:%M:%S %Y");
     let text = format!("Syndic {id} started at {time}");
     let tag = format!("salt/syndic/{id}/start");
-    let tags = legacy.then(|| "syndic_start".to_owned()).into_iter().chain([tag]);
+    let tags = legacy
+        .then(|| "syndic_start".to_owned())
+        .into_iter()
+        .chain([tag]);
     for tag in tags {
-        let event = MinionEvents::Single { tag, data: text.as_str().into() };
+        let event = MinionEvents::Single {
+            tag,
+            data: text.as_str().into(),
+        };
         let load = event.into_load(session.identity());
-        if let Err(err) = session.authenticated_request(load, START_EVENT_TIMEOUT).await {
+        if let Err(err) = session
+            .authenticated_request(load, START_EVENT_TIMEOUT)
+            .await
+        {
             telemetry.start_event_failed(&err);
         }
     }

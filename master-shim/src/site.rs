@@ -173,10 +173,14 @@ impl SiteTask {
 
     fn next_tick(&self) -> Instant {
         let now = Instant::now();
-        let jobs = self.jobs.next_tick_ms().map(|due_ms| {
-            now + Duration::from_millis(due_ms.saturating_sub(unix_millis()))
-        });
-        let due = [jobs, self.probes.next_deadline()].into_iter().flatten().min();
+        let jobs = self
+            .jobs
+            .next_tick_ms()
+            .map(|due_ms| now + Duration::from_millis(due_ms.saturating_sub(unix_millis())));
+        let due = [jobs, self.probes.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
         due.unwrap_or(now + Duration::from_secs(3600))
     }
 
@@ -191,11 +195,21 @@ impl SiteTask {
     async fn message(&mut self, message: Message) {
         match message {
             Message::Publishing { jid, upstream } => {
-                let origin = Origin::Upstream { index: upstream, bare_jid_seen: false };
+                let origin = Origin::Upstream {
+                    index: upstream,
+                    bare_jid_seen: false,
+                };
                 self.parts.router.origins.note(&jid, origin);
             }
-            Message::Published { jid, fun, minions, answers_for_site } => {
-                let actions = self.jobs.published(jid.as_str(), &fun, minions, answers_for_site);
+            Message::Published {
+                jid,
+                fun,
+                minions,
+                answers_for_site,
+            } => {
+                let actions = self
+                    .jobs
+                    .published(jid.as_str(), &fun, minions, answers_for_site);
                 self.act(actions).await;
             }
             Message::Asked { about, query } => {
@@ -222,7 +236,11 @@ impl SiteTask {
 
     async fn event(&mut self, event: Event) {
         match self.parts.router.route(&event) {
-            Route::Return { ret, upstream, trimmed } => {
+            Route::Return {
+                ret,
+                upstream,
+                trimmed,
+            } => {
                 self.parts.telemetry.return_seen(&ret);
                 if trimmed && self.fetches.len() < FETCHES_MAX {
                     self.fetch(ret, upstream);
@@ -231,7 +249,11 @@ impl SiteTask {
                 }
             }
             Route::Event { data } => self.forward_event(event.tag, data, event.data.len()).await,
-            Route::Probe { probe, minion, running } => {
+            Route::Probe {
+                probe,
+                minion,
+                running,
+            } => {
                 if let Some(found) = self.probes.answered(&probe, &minion, running) {
                     self.probed(found).await;
                 }
@@ -263,7 +285,13 @@ impl SiteTask {
     }
 
     async fn send_return(&mut self, ret: Return, upstream: Option<usize>) {
-        let ok = ret.event.fields.get("retcode").and_then(Value::as_i64).unwrap_or(0) == 0;
+        let ok = ret
+            .event
+            .fields
+            .get("retcode")
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+            == 0;
         let (jid, minion) = (ret.event.jid.clone(), ret.event.id.clone());
         self.queue_return(ret, upstream).await;
         // The summary is queued behind the return that completes the job.
@@ -272,7 +300,8 @@ impl SiteTask {
     }
 
     async fn queue_return(&mut self, ret: Return, upstream: Option<usize>) {
-        let index = upstream.unwrap_or_else(|| self.upstream_for_local(ret.event.master_id.as_deref()));
+        let index =
+            upstream.unwrap_or_else(|| self.upstream_for_local(ret.event.master_id.as_deref()));
         if let Some(lanes) = self.parts.upstreams.get(index) {
             lanes.queue_return(ret).await;
         }
@@ -281,8 +310,8 @@ impl SiteTask {
     /// The MoM that the job's `master_id` names by its address, as in salt-syndic, else one that is signed in.
     fn upstream_for_local(&self, master_id: Option<&str>) -> usize {
         let upstreams = &self.parts.upstreams;
-        let named = master_id
-            .and_then(|name| upstreams.iter().position(|lanes| lanes.is_called(name)));
+        let named =
+            master_id.and_then(|name| upstreams.iter().position(|lanes| lanes.is_called(name)));
         let signed_in: Vec<usize> = (0..upstreams.len())
             .filter(|index| upstreams.get(*index).is_some_and(Lanes::is_signed_in))
             .collect();
@@ -299,14 +328,20 @@ impl SiteTask {
     async fn forward_event(&self, tag: String, data: Value, bytes: usize) {
         self.parts.telemetry.event_forwarded(&tag);
         for lanes in &self.parts.upstreams {
-            let event = ForwardedEvent { tag: tag.clone(), data: data.clone(), bytes };
+            let event = ForwardedEvent {
+                tag: tag.clone(),
+                data: data.clone(),
+                bytes,
+            };
             lanes.queue_event(event).await;
         }
     }
 
     async fn probed(&mut self, found: Found) {
         let running = found.running.iter().map(String::as_str);
-        let actions = self.jobs.probed(found.about.as_str(), running, unix_millis());
+        let actions = self
+            .jobs
+            .probed(found.about.as_str(), running, unix_millis());
         self.act(actions).await;
     }
 
@@ -317,11 +352,16 @@ impl SiteTask {
                     debug!(jid = %answer.jid, expected = answer.expected, returned = answer.returned,
                         missing = answer.missing_count, "job over at this site");
                     if let Ok(jid) = Jid::parse(&answer.jid) {
-                        self.answer(summary::summary(&self.parts.id, jid, &answer)).await;
+                        self.answer(summary::summary(&self.parts.id, jid, &answer))
+                            .await;
                     }
                 }
                 Action::Probe { jid, minions } => self.probe(&jid, minions),
-                Action::StillRunning { jid, query, running } => {
+                Action::StillRunning {
+                    jid,
+                    query,
+                    running,
+                } => {
                     self.answer_query(&query, &jid, running).await;
                 }
                 Action::NotRunning { jid, query } => self.answer_query(&query, &jid, 0).await,
@@ -350,7 +390,8 @@ impl SiteTask {
         let Ok(about) = Jid::parse(about) else { return };
         let jid = self.parts.prober.next_jid();
         self.parts.router.origins.note(&jid, Origin::Probe);
-        self.probes.start(jid.clone(), about.clone(), &minions, Instant::now());
+        self.probes
+            .start(jid.clone(), about.clone(), &minions, Instant::now());
         let prober = Arc::clone(&self.parts.prober);
         self.publishes.spawn(async move {
             match prober.find_job(&jid, &about, &minions).await {

@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError, atomic::{AtomicI64, Ordering}},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 /// Heart-beats that are remembered: at two a second, half a minute.
@@ -21,9 +24,13 @@ pub(crate) struct Skew {
 impl Skew {
     /// A heart-beat sent at `sent_at_ms` by the bridge's clock was heard at `now_ms` by ours.
     pub(crate) fn note(&self, sent_at_ms: u64, now_ms: u64) {
-        let difference = i64::try_from(now_ms).unwrap_or(i64::MAX)
+        let difference = i64::try_from(now_ms)
+            .unwrap_or(i64::MAX)
             .saturating_sub(i64::try_from(sent_at_ms).unwrap_or(i64::MAX));
-        let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut differences = self
+            .differences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if differences.len() >= BEATS {
             differences.pop_front();
         }

@@ -98,7 +98,14 @@ const HOPS: &[&str] = &["site", "lower_master"];
 const LOST_HOPS: &[&str] = &["mom", "redis", "site", "lower_master"];
 const LANES: &[&str] = &["returns", "events"];
 /// The words of [`redis_link::Purpose`].
-const PURPOSES: &[&str] = &["append", "subscribe", "read", "requests", "replies", "check"];
+const PURPOSES: &[&str] = &[
+    "append",
+    "subscribe",
+    "read",
+    "requests",
+    "replies",
+    "check",
+];
 
 impl Telemetry {
     /// Registers every metric; series stand at 0 from then on.
@@ -214,7 +221,10 @@ impl Telemetry {
     }
 
     pub(crate) fn redis_reconnected(&self, purpose: Purpose) {
-        self.0.redis_reconnects.with_label_values(&[purpose.as_str()]).inc();
+        self.0
+            .redis_reconnects
+            .with_label_values(&[purpose.as_str()])
+            .inc();
     }
 
     pub(crate) fn link_up(&self) {
@@ -231,7 +241,10 @@ impl Telemetry {
     }
 
     pub(crate) fn lag(&self, entries: u64) {
-        self.0.lag.with_label_values(&[&self.0.site]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.0
+            .lag
+            .with_label_values(&[&self.0.site])
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn link_malformed(&self, from: &'static str, reason: &str) {
@@ -248,7 +261,9 @@ impl Telemetry {
     }
 
     pub(crate) fn recovered(&self, entries: usize) {
-        self.0.recovered.inc_by(u64::try_from(entries).unwrap_or(u64::MAX));
+        self.0
+            .recovered
+            .inc_by(u64::try_from(entries).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn new_epoch(&self, from: EntryId, epoch: u64) {
@@ -263,15 +278,27 @@ impl Telemetry {
 
     pub(crate) fn publication_received(&self, entry_id: EntryId, age: Duration) {
         self.0.publications.with_label_values(&["site"]).inc();
-        self.0.publication_latency.with_label_values(&["site"]).observe(age.as_secs_f64());
+        self.0
+            .publication_latency
+            .with_label_values(&["site"])
+            .observe(age.as_secs_f64());
         debug!(%entry_id, "publication received");
     }
 
     pub(crate) fn publication_published(&self, jid: &Jid, minions: usize, age: Duration) {
-        self.0.publications.with_label_values(&["lower_master"]).inc();
-        self.0.publication_latency.with_label_values(&["lower_master"]).observe(age.as_secs_f64());
+        self.0
+            .publications
+            .with_label_values(&["lower_master"])
+            .inc();
+        self.0
+            .publication_latency
+            .with_label_values(&["lower_master"])
+            .observe(age.as_secs_f64());
         let accepted = u64::try_from(minions).unwrap_or(u64::MAX);
-        self.0.deliveries.with_label_values(&[self.0.site.as_str(), "accepted"]).inc_by(accepted);
+        self.0
+            .deliveries
+            .with_label_values(&[self.0.site.as_str(), "accepted"])
+            .inc_by(accepted);
         debug!(%jid, minions, "published on the lower master");
     }
 
@@ -290,7 +317,10 @@ impl Telemetry {
     }
 
     pub(crate) fn lost(&self, at: LostAt, publications: u64, what: &str) {
-        self.0.lost.with_label_values(&[at.as_str(), self.0.site.as_str()]).inc_by(publications);
+        self.0
+            .lost
+            .with_label_values(&[at.as_str(), self.0.site.as_str()])
+            .inc_by(publications);
         error!(hop = at.as_str(), publications, what, "publications lost");
     }
 
@@ -308,7 +338,10 @@ impl Telemetry {
 
     pub(crate) fn deliveries_queue(&self, entries: usize) {
         let entries = i64::try_from(entries).unwrap_or(i64::MAX);
-        self.0.queue_entries.with_label_values(&["deliveries"]).set(entries);
+        self.0
+            .queue_entries
+            .with_label_values(&["deliveries"])
+            .set(entries);
     }
 
     // The lower master's event bus.
@@ -318,7 +351,10 @@ impl Telemetry {
     }
 
     pub(crate) fn event_bus_disconnected(&self, reason: &str) {
-        warn!(reason, "not connected to the lower master's event bus; events in between are not seen");
+        warn!(
+            reason,
+            "not connected to the lower master's event bus; events in between are not seen"
+        );
     }
 
     pub(crate) fn event_malformed(&self, reason: &str) {
@@ -343,7 +379,10 @@ impl Telemetry {
 
     pub(crate) fn return_seen(&self, ret: &Return) {
         self.0.returns.with_label_values(&["lower_master"]).inc();
-        self.0.deliveries.with_label_values(&[self.0.site.as_str(), "returned"]).inc();
+        self.0
+            .deliveries
+            .with_label_values(&[self.0.site.as_str(), "returned"])
+            .inc();
         debug!(jid = %ret.event.jid, minion = %ret.event.id, bytes = ret.bytes, "return seen");
     }
 
@@ -354,22 +393,37 @@ impl Telemetry {
     }
 
     pub(crate) fn job_shed(&self, jid: &str) {
-        warn!(jid, "too many jobs are open: the site does not answer for this one");
+        warn!(
+            jid,
+            "too many jobs are open: the site does not answer for this one"
+        );
     }
 
     // The way up.
 
     pub(crate) fn lane_queue(&self, lane: LaneName, entries: usize, bytes: usize) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.0.queue_entries.with_label_values(&[lane.as_str()]).set(gauge(entries));
-        self.0.queue_bytes.with_label_values(&[lane.as_str()]).set(gauge(bytes));
+        self.0
+            .queue_entries
+            .with_label_values(&[lane.as_str()])
+            .set(gauge(entries));
+        self.0
+            .queue_bytes
+            .with_label_values(&[lane.as_str()])
+            .set(gauge(bytes));
     }
 
     pub(crate) fn lane_shed(&self, lane: LaneName, entries: usize) {
         let count = u64::try_from(entries).unwrap_or(u64::MAX);
-        self.0.shed.with_label_values(&[lane.as_str()]).inc_by(count);
+        self.0
+            .shed
+            .with_label_values(&[lane.as_str()])
+            .inc_by(count);
         if let Some(suppressed) = self.0.input_warnings.allow() {
-            error!(queue = lane.as_str(), entries, suppressed, "lost: the queue is full");
+            error!(
+                queue = lane.as_str(),
+                entries, suppressed, "lost: the queue is full"
+            );
         }
     }
 
@@ -382,7 +436,10 @@ impl Telemetry {
     }
 
     pub(crate) fn send_failed(&self, lane: LaneName, err: &(dyn Error + 'static)) {
-        self.0.send_failures.with_label_values(&[lane.as_str()]).inc();
+        self.0
+            .send_failures
+            .with_label_values(&[lane.as_str()])
+            .inc();
         warn!(queue = lane.as_str(), error = %chain(err), "the MoM has not answered; the batch is sent again");
     }
 
@@ -393,7 +450,10 @@ impl Telemetry {
     /// Brings the counters to what the session has counted.
     pub(crate) fn sign_ins(&self, counts: &SignInCounts, before: &SignInCounts) {
         let add = |result: &str, now: u64, before: u64| {
-            self.0.sign_ins.with_label_values(&[result]).inc_by(now.saturating_sub(before));
+            self.0
+                .sign_ins
+                .with_label_values(&[result])
+                .inc_by(now.saturating_sub(before));
         };
         add("accepted", counts.accepted, before.accepted);
         add("pending", counts.pending, before.pending);

@@ -96,7 +96,12 @@ impl Lanes {
         returns: mpsc::Sender<Return>,
         events: mpsc::Sender<ForwardedEvent>,
     ) -> Self {
-        Self { address, session, returns, events }
+        Self {
+            address,
+            session,
+            returns,
+            events,
+        }
     }
 
     /// Whether `syndic_master` calls this MoM so: salt-syndic compares the `master_id` of a job with the address.
@@ -138,7 +143,11 @@ impl Uplink {
         let timeout = REQUEST_TIMEOUT + Duration::from_secs(extra);
         loop {
             let sent_at = Instant::now();
-            match self.session.authenticated_request(load.clone(), timeout).await {
+            match self
+                .session
+                .authenticated_request(load.clone(), timeout)
+                .await
+            {
                 Ok(_) => return self.telemetry.request_answered(sent_at.elapsed()),
                 Err(err) => self.telemetry.send_failed(lane, &err),
             }
@@ -151,7 +160,8 @@ impl Sender<Return> for Uplink {
     async fn send(&self, batch: Vec<Return>) {
         let bytes = batch.iter().map(Item::wire_bytes).sum();
         let load = syndic_return(&self.id, batch).into_load();
-        self.send_until_answered(LaneName::Returns, bytes, load).await;
+        self.send_until_answered(LaneName::Returns, bytes, load)
+            .await;
     }
 }
 
@@ -160,10 +170,14 @@ impl Sender<ForwardedEvent> for Uplink {
         let bytes = batch.iter().map(Item::wire_bytes).sum();
         let events = batch
             .into_iter()
-            .map(|event| MinionEvent { tag: event.tag, data: event.data })
+            .map(|event| MinionEvent {
+                tag: event.tag,
+                data: event.data,
+            })
             .collect();
         let load = MinionEvents::of_syndic(&self.id, events).into_load(self.session.identity());
-        self.send_until_answered(LaneName::Events, bytes, load).await;
+        self.send_until_answered(LaneName::Events, bytes, load)
+            .await;
     }
 }
 
@@ -178,9 +192,16 @@ fn syndic_return(id: &MinionId, batch: Vec<Return>) -> SyndicReturn {
             element.jid == event.jid
                 && element.fun == event.fun
                 && element.master_id == event.master_id
-                && element.returns.iter().all(|(minion, _)| *minion != event.id)
+                && element
+                    .returns
+                    .iter()
+                    .all(|(minion, _)| *minion != event.id)
         };
-        match elements.iter_mut().rev().find(|element| element.jid == event.jid) {
+        match elements
+            .iter_mut()
+            .rev()
+            .find(|element| element.jid == event.jid)
+        {
             Some(element) if fits(element) => {
                 element.returns.push((event.id, event.fields));
                 element.load = element.load.take().or(load);
@@ -227,12 +248,22 @@ impl Observer for LaneObserver {
 pub(crate) fn ack(jid: &Jid, minions: &[MinionId], missing: &[String]) -> ForwardedEvent {
     let data = Value::map([
         ("jid", jid.into()),
-        ("minions", Value::array(minions.iter().map(MinionId::as_str))),
+        (
+            "minions",
+            Value::array(minions.iter().map(MinionId::as_str)),
+        ),
         ("missing", Value::array(missing.iter().map(String::as_str))),
     ]);
-    let names = minions.iter().map(|minion| minion.as_str().len() + 3).sum::<usize>();
+    let names = minions
+        .iter()
+        .map(|minion| minion.as_str().len() + 3)
+        .sum::<usize>();
     let bytes = 64 + names + missing.iter().map(|name| name.len() + 3).sum::<usize>();
-    ForwardedEvent { tag: jid.as_str().to_owned(), data, bytes }
+    ForwardedEvent {
+        tag: jid.as_str().to_owned(),
+        data,
+        bytes,
+    }
 }
 
 #[cfg(test)]
@@ -249,16 +280,26 @@ mod tests {
             master_id: None,
             fields: Value::map([("return", Value::Bool(true))]),
         };
-        Return { event, load: None, bytes: 10 }
+        Return {
+            event,
+            load: None,
+            bytes: 10,
+        }
     }
 
     fn shape(batch: Vec<Return>) -> Vec<(String, Vec<String>)> {
         let id: MinionId = "site1".parse().expect("an id");
         let elements = syndic_return(&id, batch).elements.into_iter();
         let names = |element: &SyndicReturnElement| {
-            element.returns.iter().map(|(minion, _)| minion.to_string()).collect()
+            element
+                .returns
+                .iter()
+                .map(|(minion, _)| minion.to_string())
+                .collect()
         };
-        elements.map(|element| (element.jid.to_string(), names(&element))).collect()
+        elements
+            .map(|element| (element.jid.to_string(), names(&element)))
+            .collect()
     }
 
     #[test]
@@ -266,7 +307,10 @@ mod tests {
         let batch = vec![ret("1", "a1"), ret("2", "a1"), ret("1", "a2")];
         let expected = [("1", vec!["a1", "a2"]), ("2", vec!["a1"])];
         let expected = expected.map(|(jid, minions)| {
-            (jid.to_owned(), minions.into_iter().map(str::to_owned).collect::<Vec<_>>())
+            (
+                jid.to_owned(),
+                minions.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+            )
         });
         assert_eq!(shape(batch), expected);
     }
@@ -275,7 +319,13 @@ mod tests {
     fn second_return_of_a_minion_is_not_swallowed_by_the_first() {
         let batch = vec![ret("1", "a1"), ret("1", "a1"), ret("1", "a2")];
         let shapes = shape(batch);
-        assert_eq!(shapes.iter().map(|(_, minions)| minions.len()).sum::<usize>(), 3);
+        assert_eq!(
+            shapes
+                .iter()
+                .map(|(_, minions)| minions.len())
+                .sum::<usize>(),
+            3
+        );
         assert_eq!(shapes.len(), 2);
     }
 }

@@ -26,8 +26,15 @@ struct ScriptedMom {
 impl Sender<Parcel> for ScriptedMom {
     async fn send(&self, batch: Vec<Parcel>) {
         let sizes = batch.into_iter().map(|parcel| parcel.0).collect();
-        self.batches.lock().expect("no test panics here").push(sizes);
-        self.replies.acquire().await.expect("the semaphore stays open").forget();
+        self.batches
+            .lock()
+            .expect("no test panics here")
+            .push(sizes);
+        self.replies
+            .acquire()
+            .await
+            .expect("the semaphore stays open")
+            .forget();
     }
 }
 
@@ -91,7 +98,11 @@ impl Rig {
 
     async fn batches(&self) -> Vec<Vec<usize>> {
         tokio::task::yield_now().await;
-        self.mom.batches.lock().expect("no test panics here").clone()
+        self.mom
+            .batches
+            .lock()
+            .expect("no test panics here")
+            .clone()
     }
 }
 
@@ -113,7 +124,10 @@ async fn batch_is_bounded_by_bytes_and_a_larger_item_goes_alone() {
     for _ in 0..3 {
         assert!(rig.reply().await.is_continue());
     }
-    assert_eq!(rig.batches().await, [vec![1], vec![60], vec![60], vec![300]]);
+    assert_eq!(
+        rig.batches().await,
+        [vec![1], vec![60], vec![60], vec![300]]
+    );
 }
 
 #[tokio::test]
@@ -125,7 +139,11 @@ async fn full_lane_sheds_the_new_item_and_counts_it() {
 
     let mut rig = Rig::new(CONFIG);
     rig.queue(&[2_000, 1]);
-    assert_eq!(rig.counts.shed.load(Ordering::SeqCst), 1, "the bytes are full");
+    assert_eq!(
+        rig.counts.shed.load(Ordering::SeqCst),
+        1,
+        "the bytes are full"
+    );
 }
 
 #[tokio::test]

@@ -50,7 +50,12 @@ impl Probes {
     }
 
     /// One minion's answer. The probe ends with the first minion that runs the job, or when all have answered.
-    pub(super) fn answered(&mut self, probe: &Jid, minion: &MinionId, running: bool) -> Option<Found> {
+    pub(super) fn answered(
+        &mut self,
+        probe: &Jid,
+        minion: &MinionId,
+        running: bool,
+    ) -> Option<Found> {
         let state = self.by_jid.get_mut(probe)?;
         if state.waiting.remove(minion.as_str()) && running {
             state.running.insert(minion.as_str().to_owned());
@@ -116,7 +121,9 @@ mod tests {
     #[test]
     fn first_running_minion_ends_the_probe() {
         let (mut probes, _) = asked(&["a1", "a2"]);
-        let found = probes.answered(&jid("2"), &minion("a2"), true).expect("ended");
+        let found = probes
+            .answered(&jid("2"), &minion("a2"), true)
+            .expect("ended");
         assert_eq!(found.running, HashSet::from(["a2".to_owned()]));
         assert_eq!(probes.next_deadline(), None);
     }
@@ -125,8 +132,14 @@ mod tests {
     fn probe_ends_when_all_have_answered() {
         let (mut probes, _) = asked(&["a1", "a2"]);
         assert_eq!(probes.answered(&jid("2"), &minion("a1"), false), None);
-        assert_eq!(probes.answered(&jid("2"), &minion("a1"), false), None, "a repetition");
-        let found = probes.answered(&jid("2"), &minion("a2"), false).expect("ended");
+        assert_eq!(
+            probes.answered(&jid("2"), &minion("a1"), false),
+            None,
+            "a repetition"
+        );
+        let found = probes
+            .answered(&jid("2"), &minion("a2"), false)
+            .expect("ended");
         assert!(found.running.is_empty());
     }
 

@@ -134,25 +134,33 @@ impl Router {
         if event.jid.as_str() != jid {
             return Route::Skip(SkipReason::Malformed);
         }
-        if self.mode == SyndicMode::Cluster
-            && self.is_own_master_id(event.master_id.as_deref())
-        {
+        if self.mode == SyndicMode::Cluster && self.is_own_master_id(event.master_id.as_deref()) {
             return Route::Skip(SkipReason::NotForwarded);
         }
         let (upstream, load) = match self.origins.get_mut(&event.jid) {
             Some(Origin::Probe) => {
                 let running = event.fields.get("return").is_some_and(says_running);
-                return Route::Probe { probe: event.jid, minion: event.id, running };
+                return Route::Probe {
+                    probe: event.jid,
+                    minion: event.id,
+                    running,
+                };
             }
             Some(Origin::Upstream { index, .. }) => (Some(*index), None),
             Some(Origin::Local { load }) => (None, load.take()),
             None => (None, None),
         };
-        Route::Return { ret: Box::new(Return { event, load, bytes }), upstream, trimmed }
+        Route::Return {
+            ret: Box::new(Return { event, load, bytes }),
+            upstream,
+            trimmed,
+        }
     }
 
     fn route_bare_jid(&mut self, jid: &str, data: Value) -> Route {
-        let origin = Jid::parse(jid).ok().and_then(|jid| self.origins.get_mut(&jid));
+        let origin = Jid::parse(jid)
+            .ok()
+            .and_then(|jid| self.origins.get_mut(&jid));
         match origin {
             Some(Origin::Probe) => Route::Skip(SkipReason::OwnProbe),
             Some(Origin::Upstream { bare_jid_seen, .. })
@@ -168,7 +176,9 @@ impl Router {
     }
 
     fn route_other(&self, jid: &str, data: Value) -> Route {
-        let origin = Jid::parse(jid).ok().and_then(|jid| self.origins.get(&jid).cloned());
+        let origin = Jid::parse(jid)
+            .ok()
+            .and_then(|jid| self.origins.get(&jid).cloned());
         if origin == Some(Origin::Probe) {
             return Route::Skip(SkipReason::OwnProbe);
         }
@@ -218,7 +228,8 @@ fn says_running(answer: &Value) -> bool {
 fn local_load(data: &Value) -> Value {
     let keys = ["jid", "tgt", "tgt_type", "fun", "arg", "user"];
     let mut load = Value::map(
-        keys.into_iter().filter_map(|key| data.get(key).map(|value| (key, value.clone()))),
+        keys.into_iter()
+            .filter_map(|key| data.get(key).map(|value| (key, value.clone()))),
     );
     load.set("ret", "");
     if let Some(minions) = data.get("minions") {

@@ -32,7 +32,11 @@ fn summary_text(answer: &Answer) -> String {
         text.push_str(", missing 0");
         return text;
     }
-    text.push_str(&format!(", missing {}: {}", answer.missing_count, answer.missing.join(", ")));
+    text.push_str(&format!(
+        ", missing {}: {}",
+        answer.missing_count,
+        answer.missing.join(", ")
+    ));
     if answer.missing_count > answer.missing.len() {
         text.push_str(", ...");
     }
@@ -57,8 +61,18 @@ fn own_return(id: &MinionId, jid: Jid, fun: &str, ret: Value, retcode: u8) -> Re
         ("success", Value::Bool(retcode == 0)),
         ("fun_args", Value::Array(Vec::new())),
     ]);
-    let event = ReturnEvent { jid, id: id.clone(), fun: fun.into(), master_id: None, fields };
-    Return { event, load: None, bytes: SMALL_BYTES }
+    let event = ReturnEvent {
+        jid,
+        id: id.clone(),
+        fun: fun.into(),
+        master_id: None,
+        fields,
+    };
+    Return {
+        event,
+        load: None,
+        bytes: SMALL_BYTES,
+    }
 }
 
 #[cfg(test)]
@@ -82,8 +96,14 @@ mod tests {
     fn summary_counts_and_names_the_missing() {
         let check = |answer: &Answer, expected: &str| assert_eq!(summary_text(answer), expected);
         check(&answer(&[], 0), "expected 3, returned 3, missing 0");
-        check(&answer(&["a2", "a3"], 2), "expected 3, returned 1, missing 2: a2, a3");
-        check(&answer(&["a2"], 2), "expected 3, returned 1, missing 2: a2, ...");
+        check(
+            &answer(&["a2", "a3"], 2),
+            "expected 3, returned 1, missing 2: a2, a3",
+        );
+        check(
+            &answer(&["a2"], 2),
+            "expected 3, returned 1, missing 2: a2, ...",
+        );
     }
 
     #[test]
