@@ -1,1 +1,6 @@
 //! Tests of the whole relay with real Salt daemons, real Redis and the real `salt` command; see `tests/`.
+//!
+//! What several of them need is here.
+
+pub mod answers;
+pub mod stream;

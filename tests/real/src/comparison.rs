@@ -1,0 +1,197 @@
+//! Types invocations on the top master and on each site's own master, and collects what differs and how long each took.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::{Output, Tree};
+
+use crate::{Answers, Invocation, Sites};
+
+/// What the top master may take more than the slower of the sites' own masters: `syndic_wait` and a command on a busy
+/// machine. One of Salt's time-outs that runs out is longer.
+const MORE_AT_THE_TOP: Duration = Duration::from_secs(5);
+
+/// Exit code of a `salt` whose target means nobody on its master.
+const NO_MINIONS_MATCHED: i32 = 2;
+
+/// A tree, and what was seen in it.
+pub struct Comparison<'a> {
+    tree: &'a Tree,
+    findings: Vec<String>,
+    table: String,
+}
+
+impl<'a> Comparison<'a> {
+    /// Nothing compared yet.
+    #[must_use]
+    pub fn new(tree: &'a Tree) -> Self {
+        Self {
+            tree,
+            findings: Vec::new(),
+            table: format!("{:>6} {:>6}  invocation\n", "top", "own"),
+        }
+    }
+
+    /// Types `invocation` on the top master, then on the sites' own masters, and compares. Returns what the top master printed.
+    pub fn check(&mut self, invocation: &Invocation) -> Output {
+        let mom = self
+            .tree
+            .mom
+            .salt(&invocation.words())
+            .expect("salt runs on the top master");
+        let own = self.at_sites(&invocation.site_words());
+        self.compare(invocation, &mom, &own);
+        mom
+    }
+
+    /// Adds a finding of the caller's own unless `holds`.
+    pub fn demand(&mut self, holds: bool, finding: impl FnOnce() -> String) {
+        if !holds {
+            self.findings.push(finding());
+        }
+    }
+
+    /// Adds a line to the table of times.
+    pub fn note_time(&mut self, top: Duration, own: Duration, what: &str) {
+        let (top, own) = (top.as_secs_f64(), own.as_secs_f64());
+        self.table
+            .push_str(&format!("{top:>6.2} {own:>6.2}  {what}\n"));
+    }
+
+    /// Prints the times for people, and fails with all findings if there are any.
+    ///
+    /// # Panics
+    /// When something differed.
+    pub fn finish(self) {
+        eprintln!("{}", self.table);
+        assert!(
+            self.findings.is_empty(),
+            "{} findings:\n{}\nconfiguration and logs were in {}",
+            self.findings.len(),
+            self.findings.join("\n"),
+            self.tree.workspace().path().display()
+        );
+    }
+
+    /// Types the words on all sites' own masters at the same time.
+    #[must_use]
+    pub fn at_sites(&self, words: &[&str]) -> Vec<Output> {
+        thread::scope(|scope| {
+            let runs: Vec<_> = self
+                .tree
+                .sites
+                .iter()
+                .map(|site| scope.spawn(|| site.master.salt(words)))
+                .collect();
+            runs.into_iter()
+                .map(|run| {
+                    run.join()
+                        .expect("a command does not panic")
+                        .expect("salt runs on a lower master")
+                })
+                .collect()
+        })
+    }
+
+    fn compare(&mut self, invocation: &Invocation, mom: &Output, own: &[Output]) {
+        let mut ids = self.tree.minion_ids();
+        let sites: Vec<&str> = self.tree.sites.iter().map(testkit::Site::name).collect();
+        ids.extend(&sites);
+        let read = |output: &Output| Answers::read(invocation.form, &ids, &output.stdout);
+
+        let mut top = read(mom);
+        let of_sites = top.take(&sites);
+        let mut below = BTreeMap::new();
+        let (mut code, mut slowest) = (None, Duration::ZERO);
+        for output in own {
+            let answers = read(output);
+            if !answers.by_minion.is_empty() || output.code != NO_MINIONS_MATCHED {
+                code = code.max(Some(output.code));
+            }
+            below.extend(answers.by_minion);
+            slowest = slowest.max(output.wall);
+        }
+        let mut differs = Vec::new();
+        for id in self.tree.minion_ids() {
+            let (above, below) = (top.by_minion.get(id), below.get(id));
+            if above != below {
+                differs.push(format!(
+                    "{id}: {} on the top master, {} on its own",
+                    shown(above),
+                    shown(below)
+                ));
+            }
+        }
+        for id in top.by_minion.keys().filter(|id| !ids.contains(&id.as_str())) {
+            differs.push(format!("nobody is called {id}"));
+        }
+        differs.extend(self.judge_sites(invocation, &of_sites));
+        let code = code.unwrap_or(NO_MINIONS_MATCHED);
+        if mom.code != code {
+            differs.push(format!("exit code {} instead of {code}", mom.code));
+        }
+        if mom.wall > slowest + MORE_AT_THE_TOP {
+            differs.push(format!("{:.1} s instead of {:.1} s", mom.wall.as_secs_f64(), slowest.as_secs_f64()));
+        }
+        for line in mom.stdout.lines().chain(mom.stderr.lines()) {
+            if line.contains("Traceback") {
+                differs.push(format!("a traceback: {}", clipped(&mom.stderr)));
+                break;
+            }
+        }
+        self.note_time(mom.wall, slowest, &mom.command);
+        if !differs.is_empty() {
+            let lines = differs.join("\n    ");
+            self.findings.push(format!(
+                "`{}`\n    {lines}\n    top: {}\n    own: {}",
+                mom.command,
+                outcome(mom),
+                own.iter().map(outcome).collect::<Vec<_>>().join(" | ")
+            ));
+        }
+    }
+
+    fn judge_sites(&self, invocation: &Invocation, said: &BTreeMap<String, Vec<Value>>) -> Vec<String> {
+        let mut differs = Vec::new();
+        for site in &self.tree.sites {
+            let all = site.minions.len();
+            let summary = format!("expected {all}, returned {all}, missing 0");
+            match (invocation.sites, said.get(site.name()).map(Vec::as_slice)) {
+                (Sites::Silent, None) | (Sites::Answer, Some([_])) => {}
+                (Sites::Complete, Some([Value::String(text)])) if text.trim() == summary => {}
+                (_, said) => differs.push(format!(
+                    "{} says {said:?} for {:?}",
+                    site.name(),
+                    invocation.sites
+                )),
+            }
+        }
+        differs
+    }
+}
+
+fn outcome(output: &Output) -> String {
+    format!(
+        "code {}, stdout {}, stderr {}",
+        output.code,
+        clipped(&output.stdout),
+        clipped(&output.stderr)
+    )
+}
+
+fn shown(values: Option<&Vec<Value>>) -> String {
+    match values {
+        None => "nothing".to_owned(),
+        Some(values) => {
+            let values: Vec<String> = values.iter().map(|value| clipped(&value.to_string())).collect();
+            values.join(" and then ")
+        }
+    }
+}
+
+fn clipped(text: &str) -> String {
+    let short: String = text.chars().take(700).collect();
+    if short.len() < text.len() { format!("{short:?}... ({} bytes)", text.len()) } else { format!("{short:?}") }
+}
