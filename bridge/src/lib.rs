@@ -13,7 +13,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use daemon_kit::{Context, Tasks, http::HttpServer, state_dir::StateDir};
+use daemon_kit::{
+    Context, Tasks,
+    http::{self, HttpServer},
+    state_dir::StateDir,
+};
 use redis_link::{
     Appender, AppenderConfig, ManagedRedis, Purpose, Redis, RedisConfig, RequestsConfig,
     RequestsConsumer, Role,
@@ -66,7 +70,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         metrics.clone(),
         readiness.clone(),
         shutdown.clone(),
-        axum::Router::new(),
+        http::axum::Router::new(),
     )
     .await?;
     let telemetry = Telemetry::new(&metrics);

@@ -138,7 +138,8 @@ mod tests {
     /// `hashlib.sha256(b"20261120200000000001").hexdigest()`
     fn job_directory(cachedir: &Path) -> PathBuf {
         let hex = "e2475db12634bf6fec87a2955cdfedd43dc5e0320af99d58559ab8bf0c1fcd1b";
-        cachedir.join("jobs").join(&hex[..2]).join(&hex[2..])
+        let (first, rest) = hex.split_at(2);
+        cachedir.join("jobs").join(first).join(rest)
     }
 
     #[test]

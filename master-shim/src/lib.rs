@@ -15,7 +15,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use daemon_kit::{Context, Tasks, http::HttpServer, http::Readiness, state_dir::StateDir};
+use daemon_kit::{
+    Context, Tasks,
+    http::{self, HttpServer, Readiness},
+    state_dir::StateDir,
+};
 use redis_link::{
     Redis, RequestsConfig, Role, StreamReader, Subscription, SubscriptionConfig, Tunnel,
     TunnelConfig,
@@ -95,7 +99,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         metrics.clone(),
         readiness.clone(),
         shutdown.clone(),
-        axum::Router::new(),
+        http::axum::Router::new(),
     )
     .await?;
     let telemetry = Telemetry::new(&metrics, config.site.as_str());
