@@ -3,4 +3,5 @@
 //! What several of them need is here.
 
 pub mod answers;
+pub mod invocations;
 pub mod stream;

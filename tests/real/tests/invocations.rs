@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use real_tests::{Comparison, Form, Invocation};
+use real_tests::invocations::{Comparison, Form, Invocation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{SaltVersion, Tree, await_that};

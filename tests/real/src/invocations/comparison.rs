@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{Output, Tree};
 
-use crate::{Answers, Invocation, Sites};
+use super::{Invocation, Printed, Sites};
 
 /// What the top master may take more than the slower of the sites' own masters: `syndic_wait` and a command on a busy
 /// machine. One of Salt's time-outs that runs out is longer.
@@ -99,7 +99,7 @@ impl<'a> Comparison<'a> {
         let mut ids = self.tree.minion_ids();
         let sites: Vec<&str> = self.tree.sites.iter().map(testkit::Site::name).collect();
         ids.extend(&sites);
-        let read = |output: &Output| Answers::read(invocation.form, &ids, &output.stdout);
+        let read = |output: &Output| Printed::read(invocation.form, &ids, &output.stdout);
 
         let mut top = read(mom);
         let of_sites = top.take(&sites);
