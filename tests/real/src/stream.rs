@@ -47,7 +47,13 @@ impl JobStream {
 
     /// As [`start`](Self::start), going on behind the jobs of an earlier stream: a MoM that was restarted wants a new recorder.
     #[must_use]
-    pub fn resume(recorder: EventRecorder, tgt: &str, file: &Path, pace: Duration, jobs: Vec<Job>) -> Self {
+    pub fn resume(
+        recorder: EventRecorder,
+        tgt: &str,
+        file: &Path,
+        pace: Duration,
+        jobs: Vec<Job>,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let jobs = Arc::new(Mutex::new(jobs));
         let (stopped, published) = (Arc::clone(&stop), Arc::clone(&jobs));
@@ -70,6 +76,12 @@ impl JobStream {
         }
     }
 
+    /// Every job so far.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<Job> {
+        lock(&self.jobs).clone()
+    }
+
     /// The number of the newest job; 0 before the first.
     #[must_use]
     pub fn newest(&self) -> u32 {
@@ -82,19 +94,27 @@ impl JobStream {
     /// When the stream does not get on for a minute.
     pub fn wait_for_more(&self, more: u32) -> Result<u32> {
         let wanted = self.newest() + more;
-        wait_until(&format!("job {wanted} to be published"), Duration::from_secs(60), || {
-            match self.newest() {
+        wait_until(
+            &format!("job {wanted} to be published"),
+            Duration::from_secs(60),
+            || match self.newest() {
                 newest if newest >= wanted => Ok(newest),
                 newest => Err(format!("{newest} is the newest")),
-            }
-        })
+            },
+        )
     }
 
     /// Waits until each of `minions` has run each number from `first` to `last`.
     ///
     /// # Errors
     /// Names what has not run, when it has not `within` this time.
-    pub fn wait_for_runs(&self, first: u32, last: u32, minions: &[&str], within: Duration) -> Result<()> {
+    pub fn wait_for_runs(
+        &self,
+        first: u32,
+        last: u32,
+        minions: &[&str],
+        within: Duration,
+    ) -> Result<()> {
         wait_for_runs(&self.file, first, last, minions, within)
     }
 
@@ -105,7 +125,9 @@ impl JobStream {
     pub fn finish(mut self) -> Result<(Vec<Job>, EventRecorder)> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a stream is finished once")?;
-        let recorder = thread.join().map_err(|_| anyhow!("the publishing thread panicked"))??;
+        let recorder = thread
+            .join()
+            .map_err(|_| anyhow!("the publishing thread panicked"))??;
         Ok((lock(&self.jobs).clone(), recorder))
     }
 }
@@ -127,7 +149,12 @@ fn lock(jobs: &Mutex<Vec<Job>>) -> std::sync::MutexGuard<'_, Vec<Job>> {
 ///
 /// # Errors
 /// When Salt's client does not take it.
-pub fn publish_number(recorder: &mut EventRecorder, tgt: &str, file: &Path, number: u32) -> Result<Job> {
+pub fn publish_number(
+    recorder: &mut EventRecorder,
+    tgt: &str,
+    file: &Path,
+    number: u32,
+) -> Result<Job> {
     // The mark that the testkit puts into each process's environment tells which minion it is.
     let command = format!("echo \"{number} ${MARK}\" >> {}", file.display());
     let published = recorder.publish(tgt, "glob", "cmd.run", json!([command]))?;
@@ -147,12 +174,20 @@ pub fn runs(file: &Path) -> Result<Runs> {
     };
     let mut runs = Runs::new();
     for line in text.lines() {
-        let (number, mark) = line.split_once(' ').with_context(|| format!("not a run: {line:?}"))?;
-        let process = mark.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let (number, mark) = line
+            .split_once(' ')
+            .with_context(|| format!("not a run: {line:?}"))?;
+        let process = mark
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
         let Some(minion) = process.strip_suffix(".minion") else {
             bail!("{process} is not a minion: {line:?}");
         };
-        *runs.entry((number.parse()?, minion.to_owned())).or_default() += 1;
+        *runs
+            .entry((number.parse()?, minion.to_owned()))
+            .or_default() += 1;
     }
     Ok(runs)
 }
@@ -161,13 +196,31 @@ pub fn runs(file: &Path) -> Result<Runs> {
 ///
 /// # Errors
 /// Names what has not run, when it has not `within` this time.
-pub fn wait_for_runs(file: &Path, first: u32, last: u32, minions: &[&str], within: Duration) -> Result<()> {
-    wait_until(&format!("jobs {first} to {last} to run on {minions:?}"), within, || {
-        let runs = runs(file).map_err(|err| format!("{err:#}"))?;
-        let wanted = (first..=last).flat_map(|number| minions.iter().map(move |minion| (number, (*minion).to_owned())));
-        let missing: Vec<_> = wanted.filter(|run| !runs.contains_key(run)).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("not run: {missing:?}")) }
-    })
+pub fn wait_for_runs(
+    file: &Path,
+    first: u32,
+    last: u32,
+    minions: &[&str],
+    within: Duration,
+) -> Result<()> {
+    wait_until(
+        &format!("jobs {first} to {last} to run on {minions:?}"),
+        within,
+        || {
+            let runs = runs(file).map_err(|err| format!("{err:#}"))?;
+            let wanted = (first..=last).flat_map(|number| {
+                minions
+                    .iter()
+                    .map(move |minion| (number, (*minion).to_owned()))
+            });
+            let missing: Vec<_> = wanted.filter(|run| !runs.contains_key(run)).collect();
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("not run: {missing:?}"))
+            }
+        },
+    )
 }
 
 /// The runs that happened more than once.
@@ -175,7 +228,10 @@ pub fn wait_for_runs(file: &Path, first: u32, last: u32, minions: &[&str], withi
 /// # Errors
 /// As [`runs`].
 pub fn doubled(file: &Path) -> Result<Runs> {
-    Ok(runs(file)?.into_iter().filter(|(_, count)| *count > 1).collect())
+    Ok(runs(file)?
+        .into_iter()
+        .filter(|(_, count)| *count > 1)
+        .collect())
 }
 
 /// Which minions' returns a master's job cache holds, by jid.
@@ -186,7 +242,9 @@ pub fn recorded_returns(master: &Master) -> Result<BTreeMap<String, Vec<String>>
     let mut recorded = BTreeMap::new();
     for job in job_directories(master)? {
         // The file `jid` comes a moment after its directory.
-        let Ok(jid) = fs::read_to_string(job.join("jid")) else { continue };
+        let Ok(jid) = fs::read_to_string(job.join("jid")) else {
+            continue;
+        };
         let mut minions = Vec::new();
         for minion in fs::read_dir(&job)?.flatten() {
             if minion.path().join("return.p").exists() {
@@ -203,7 +261,8 @@ pub fn recorded_returns(master: &Master) -> Result<BTreeMap<String, Vec<String>>
 /// # Errors
 /// When there is none.
 pub fn job_directory(master: &Master, jid: &str) -> Result<PathBuf> {
-    let is_job = |path: &PathBuf| fs::read_to_string(path.join("jid")).is_ok_and(|text| text == jid);
+    let is_job =
+        |path: &PathBuf| fs::read_to_string(path.join("jid")).is_ok_and(|text| text == jid);
     let found = job_directories(master)?.into_iter().find(is_job);
     found.with_context(|| format!("job {jid} is not in the job cache of {}", master.id()))
 }
@@ -213,7 +272,9 @@ fn job_directories(master: &Master) -> Result<Vec<PathBuf>> {
     let mut directories = Vec::new();
     for first in fs::read_dir(master.dir().join("cache/master/jobs"))?.flatten() {
         // A job cache is cleaned while it is read.
-        let Ok(rest) = fs::read_dir(first.path()) else { continue };
+        let Ok(rest) = fs::read_dir(first.path()) else {
+            continue;
+        };
         directories.extend(rest.flatten().map(|entry| entry.path()));
     }
     Ok(directories)
@@ -223,18 +284,37 @@ fn job_directories(master: &Master) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// Names what is missing, when it is not there `within` this time.
-pub fn wait_for_recorded(master: &Master, jobs: &[Job], minions: &[&str], within: Duration) -> Result<()> {
-    wait_until(&format!("{} jobs' returns to be recorded at {}", jobs.len(), master.id()), within, || {
-        let recorded = recorded_returns(master).map_err(|err| format!("{err:#}"))?;
-        let is_recorded = |job: &Job, minion: &str| {
-            recorded.get(&job.jid).is_some_and(|minions| minions.iter().any(|id| id == minion))
-        };
-        let missing: Vec<_> = jobs
-            .iter()
-            .flat_map(|job| minions.iter().map(move |minion| (job, *minion)))
-            .filter(|(job, minion)| !is_recorded(job, minion))
-            .map(|(job, minion)| format!("{} {} {minion}", job.number, job.jid))
-            .collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("not recorded: {missing:?}")) }
-    })
+pub fn wait_for_recorded(
+    master: &Master,
+    jobs: &[Job],
+    minions: &[&str],
+    within: Duration,
+) -> Result<()> {
+    wait_until(
+        &format!(
+            "{} jobs' returns to be recorded at {}",
+            jobs.len(),
+            master.id()
+        ),
+        within,
+        || {
+            let recorded = recorded_returns(master).map_err(|err| format!("{err:#}"))?;
+            let is_recorded = |job: &Job, minion: &str| {
+                recorded
+                    .get(&job.jid)
+                    .is_some_and(|minions| minions.iter().any(|id| id == minion))
+            };
+            let missing: Vec<_> = jobs
+                .iter()
+                .flat_map(|job| minions.iter().map(move |minion| (job, *minion)))
+                .filter(|(job, minion)| !is_recorded(job, minion))
+                .map(|(job, minion)| format!("{} {} {minion}", job.number, job.jid))
+                .collect();
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("not recorded: {missing:?}"))
+            }
+        },
+    )
 }
