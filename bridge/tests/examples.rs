@@ -1,0 +1,93 @@
+//! The commented example of `configs/` is a configuration that the bridge takes, with its commented keys too.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Keys of the section `redis` that make no sense for a server of the bridge's own.
+const EXTERNAL_REDIS_KEYS: &[&str] = &["url", "read_url", "username", "ca_file", "op_timeout"];
+
+#[test]
+fn example_is_valid_as_it_stands() {
+    check(&example());
+}
+
+#[test]
+fn commented_keys_of_the_example_are_valid() {
+    let all = with_commented_keys(&example()).replace("redis://", "rediss://");
+    assert!(all.contains("\nbridge: bridge\n"), "{all}");
+    check(&all);
+}
+
+#[test]
+fn example_without_url_runs_a_server_of_its_own() {
+    let all = with_commented_keys(&example());
+    let external = |line: &&str| EXTERNAL_REDIS_KEYS.contains(&key_of(line));
+    let managed: Vec<&str> = all.lines().filter(|line| !external(line)).collect();
+    let managed = managed.join("\n");
+    assert!(managed.contains("persistence: append"), "{managed}");
+    check(&managed);
+}
+
+#[test]
+fn mistake_in_the_example_is_told() {
+    let wrong = example().replace("mom: main", "mon: main");
+    let (ok, text) = run(&wrong);
+    assert!(!ok && text.contains("mon"), "{text}");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn example() -> String {
+    fs::read_to_string(root().join("configs/bridge.yaml")).expect("the example is there")
+}
+
+/// A commented key has no blank behind the `#`, a remark has.
+fn with_commented_keys(text: &str) -> String {
+    let uncommented = text.lines().map(|line| {
+        let key = line.trim_start();
+        match key.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                line.replacen('#', "", 1)
+            }
+            _ => line.to_owned(),
+        }
+    });
+    uncommented.collect::<Vec<_>>().join("\n")
+}
+
+fn key_of<'a>(line: &&'a str) -> &'a str {
+    line.trim().split(':').next().unwrap_or_default()
+}
+
+fn check(text: &str) {
+    let (ok, told) = run(text);
+    assert!(ok, "{told}\n{text}");
+}
+
+/// `--check` on a copy whose files exist; whether it succeeded, and what it said.
+fn run(text: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("master"), "order_masters: True\n").expect("written");
+    fs::write(path("password"), "a password\n").expect("written");
+    let authority = root().join("tests/data/authority.pem");
+    let text = text
+        .replace("/etc/salt/master", &path("master"))
+        .replace("/etc/salt/saltway.password", &path("password"))
+        .replace("/etc/salt/saltway-ca.pem", &authority.display().to_string());
+    fs::write(path("saltway.yaml"), text).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_saltway-bridge"))
+        .args(["--config", &path("saltway.yaml"), "--check"])
+        .output()
+        .expect("the bridge runs");
+    let told = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&told).into_owned(),
+    )
+}
