@@ -65,6 +65,8 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     } = context;
     let state_dir = StateDir::open(&config.state_dir)?;
     let _lock = state_dir.lock("bridge")?;
+    // Fails until every other condition is known: before that nothing would speak against being ready.
+    let started = readiness.condition("started");
     let http = HttpServer::bind(
         config.listen,
         metrics.clone(),
@@ -126,6 +128,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     );
     tasks.spawn("requests", requests.run(tasks.shutdown().clone()));
 
+    started.holds();
     tasks.join(GRACE).await?;
     Ok(())
 }

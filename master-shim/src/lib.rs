@@ -94,6 +94,8 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     } = context;
     let state_dir = StateDir::open(&config.state_dir)?;
     let _lock = state_dir.lock("master-shim")?;
+    // Fails until every other condition is known: before that nothing would speak against being ready.
+    let started = readiness.condition("started");
     let http = HttpServer::bind(
         config.listen,
         metrics.clone(),
@@ -117,6 +119,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     shim.start_site(from_deliveries, upstreams, &mut tasks);
     drop(messages);
 
+    started.holds();
     tasks.join(GRACE).await?;
     Ok(())
 }
