@@ -219,6 +219,13 @@ impl StandinMom {
         self.lock().mute = mute;
     }
 
+    /// A paused master lets requests wait and answers them when it goes on, as a busy one does.
+    pub fn set_paused(&self, paused: bool) {
+        if let Some(port) = &self.port {
+            port.set_paused(paused);
+        }
+    }
+
     /// New AES and session keys, serials from 1: what a restart or a key rotation does.
     ///
     /// # Errors

@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 
 /// How long the thread waits for a request before it looks whether it is to end.
 const LOOK_MS: i32 = 20;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until it is dropped.
 pub(crate) struct RequestPort {
     stop: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,7 +36,8 @@ impl RequestPort {
             .bind(&format!("tcp://{address}"))
             .with_context(|| format!("failed to listen on {address}"))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let paused = Arc::new(AtomicBool::new(false));
+        let (stopped, pausing) = (Arc::clone(&stop), Arc::clone(&paused));
         let thread = std::thread::Builder::new()
             .name("standin-port".to_owned())
             .spawn(move || {
@@ -44,6 +48,9 @@ impl RequestPort {
                     let Some(payload) = frames.pop() else {
                         continue;
                     };
+                    while pausing.load(Ordering::Relaxed) && !stopped.load(Ordering::Relaxed) {
+                        std::thread::sleep(LOOK);
+                    }
                     if let Some(reply) = answer(payload.into()) {
                         frames.push(reply.into());
                         // A client that has gone away is nobody's loss.
@@ -54,8 +61,14 @@ impl RequestPort {
             })?;
         Ok(Self {
             stop,
+            paused,
             thread: Some(thread),
         })
+    }
+
+    /// While paused, requests wait in the socket.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::address::Address;
 use crate::process::{Output, Process, run, tail};
+use crate::wait::wait_until;
 use crate::workspace::Workspace;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -271,6 +272,25 @@ impl Daemon {
             Some(mut process) => process.terminate(),
             None => bail!("{} is not running", self.name),
         }
+    }
+
+    /// Waits for it to end by itself, such as after a signal or at a start that cannot succeed.
+    ///
+    /// # Errors
+    /// When it is not running, or still runs after `within`; the error shows the end of its log.
+    pub fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let Some(process) = self.process.as_mut() else {
+            bail!("{} is not running", self.name);
+        };
+        let what = format!("{} to end", self.name);
+        let status = wait_until(&what, within, || match process.exited() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("still running".to_owned()),
+            Err(error) => Err(format!("{error:#}")),
+        })
+        .with_context(|| process.log_tail(20))?;
+        self.process = None;
+        Ok(status)
     }
 
     /// The end of its log.
