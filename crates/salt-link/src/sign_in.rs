@@ -251,7 +251,8 @@ impl SignIn {
         }
     }
 
-    /// Where signing in stands, now and from now on.
+    /// Where signing in stands, now and from now on; receivers are woken at the end of each attempt, also
+    /// when it ended as the one before.
     #[must_use]
     pub fn status(&self) -> tokio::sync::watch::Receiver<SignInStatus> {
         self.status.subscribe()
@@ -378,15 +379,11 @@ impl SignIn {
         Ok(())
     }
 
-    /// Publishes and logs where signing in stands; once for each change.
+    /// Publishes where signing in stands, and logs it once for each change.
     fn tell(&self, status: SignInStatus) {
         let id = &self.config.id;
-        let changed = self.status.send_if_modified(|current| {
-            let changed = *current != status;
-            current.clone_from(&status);
-            changed
-        });
-        if !changed {
+        // Receivers are woken for each attempt: the counts have changed, though the status may not have.
+        if self.status.send_replace(status.clone()) == status {
             debug!(%id, ?status, "sign-in attempted");
             return;
         }

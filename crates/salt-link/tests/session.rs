@@ -247,6 +247,19 @@ mod signing_in {
         }
     }
 
+    #[tokio::test]
+    async fn a_second_sign_in_is_told_although_it_ends_as_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let signing_in = sign_in(dir.path(), &StandIn::new());
+        let mut told = signing_in.status();
+        for accepted in 1..=2 {
+            signing_in.attempt().await.unwrap();
+            assert!(told.has_changed().unwrap(), "sign-in {accepted}");
+            assert_eq!(*told.borrow_and_update(), SignInStatus::Accepted);
+            assert_eq!(signing_in.counts().accepted, accepted);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_master_is_asked_until_it_answers() {
         let dir = tempfile::tempdir().unwrap();
