@@ -45,13 +45,16 @@ impl Redis {
                 url,
             });
         }
-        let (writes, reads) = match role {
+        let (mut writes, mut reads) = match role {
             Role::Bridge => (bridge_writes(keys), Vec::new()),
             Role::Site => (site_writes(keys), site_reads(keys)),
         };
+        let nearest = self.read_lane(Purpose::Check);
+        if nearest.endpoint.url == primary.endpoint.url {
+            writes.append(&mut reads);
+        }
         try_rights(&primary, &writes).await?;
         if !reads.is_empty() {
-            let nearest = self.read_lane(Purpose::Check);
             server_info(&nearest).await?;
             try_rights(&nearest, &reads).await?;
         }
