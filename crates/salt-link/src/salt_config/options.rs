@@ -139,9 +139,10 @@ impl<'a> Options<'a> {
         match self.layers.iter().find_map(|layer| layer.values.get(key)) {
             Some(given) => self.note(given, key, problem, remedy),
             None => {
+                // The lowest layer: what no file gives belongs into the master's.
                 let file: &Path = self
                     .layers
-                    .first()
+                    .last()
                     .map_or(Path::new(""), |layer| &layer.file);
                 let mistake = Mistake::in_file(file, problem, remedy);
                 self.mistakes.borrow_mut().push(Mistake {
