@@ -161,6 +161,9 @@ impl DeliveryTask {
             }
         };
         let jid = load.jid().clone();
+        self.parts
+            .telemetry
+            .publication_opened(entry.entry_id, &jid);
         if is_loop(&load, self.parts.master_id.as_ref()) {
             return self
                 .parts
@@ -269,7 +272,15 @@ impl DeliveryTask {
                 }
                 // A master that is starting refuses for a moment what it takes later.
                 Ok(PublishReply::Error(_) | PublishReply::AuthenticationError) => refusals += 1,
-                Err(err) => self.parts.telemetry.publish_retried(jid, &err),
+                Err(err) if !err.is_transient() && refusals + 1 >= REFUSALS_MAX => {
+                    let why = daemon_kit::chain(&err);
+                    let what = format!("the lower master did not take job {jid}: {why}");
+                    return self.parts.telemetry.lost(LostAt::LowerMaster, 1, &what);
+                }
+                Err(err) => {
+                    refusals += u32::from(!err.is_transient());
+                    self.parts.telemetry.publish_retried(jid, &err);
+                }
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }

@@ -72,6 +72,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Link events on their way to the link task; when full, publications are dropped and read from the stream.
 const LINK_EVENTS: usize = 1024;
 
+/// What the channel of replies tells besides replies; when full the rest is not counted.
+const REPLY_EVENTS: usize = 1024;
+
 /// Publications that wait for the delivery; when full the link task waits.
 const DUE: usize = 256;
 
@@ -284,8 +287,11 @@ impl<'a> Shim<'a> {
             RequestsConfig::default(),
             TunnelConfig::default(),
         );
-        // The tunnel's own events are for logs; what matters of them shows in the requests' errors.
-        let (events, _) = mpsc::channel(1);
+        let (events, heard) = mpsc::channel(REPLY_EVENTS);
+        tasks.spawn(
+            format!("reply-events-{}", relay.mom),
+            session::watch_replies(heard, self.telemetry.clone()),
+        );
         tasks.spawn(format!("replies-{}", relay.mom), replies.run(events));
         let requester = Arc::new(TunnelRequester(Arc::new(tunnel)));
         let sign_in = SignIn::new(sign_in_config(self.config)?, requester)?;

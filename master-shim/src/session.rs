@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use daemon_kit::{CancellationToken, http::Condition, unix_millis};
 use jiff::Timestamp;
-use redis_link::{Tunnel, TunnelError};
+use redis_link::{ReplyEvent, Tunnel, TunnelError};
 use salt_link::{
     requester::{RequestError, RequestFuture, Requester},
     session::Session,
     sign_in::{SignInCounts, SignInStatus},
 };
 use salt_wire::commands::MinionEvents;
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::telemetry::Telemetry;
@@ -41,6 +42,21 @@ impl Requester for TunnelRequester {
                 }
             })
         })
+    }
+}
+
+/// Counts what came by the channel of replies and is none, until the tunnel ends.
+pub(crate) async fn watch_replies(mut events: mpsc::Receiver<ReplyEvent>, telemetry: Telemetry) {
+    while let Some(event) = events.recv().await {
+        match event {
+            ReplyEvent::Malformed { reason } => telemetry.link_malformed("replies", &reason),
+            ReplyEvent::Down { reason } => debug!(reason, "replies are not heard"),
+            // Replies go to the requests that wait for them; what they miss shows in their errors.
+            ReplyEvent::Up
+            | ReplyEvent::Reply { .. }
+            | ReplyEvent::Refused { .. }
+            | ReplyEvent::TimedOut { .. } => {}
+        }
     }
 }
 

@@ -92,6 +92,7 @@ struct Counters {
     queue_bytes: IntGaugeVec,
     malformed: IntCounterVec,
     input_warnings: SharedThrottle,
+    loss_errors: SharedThrottle,
 }
 
 const HOPS: &[&str] = &["site", "lower_master"];
@@ -204,9 +205,10 @@ impl Telemetry {
             malformed: metrics.counters(
                 "saltway_malformed_total",
                 "Input that is not what it should be, by where it came from",
-                &[("from", &["pubsub", "stream", "event_bus"])],
+                &[("from", &["pubsub", "stream", "replies", "event_bus"])],
             ),
             input_warnings: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
+            loss_errors: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
         }))
     }
 
@@ -285,6 +287,10 @@ impl Telemetry {
         debug!(%entry_id, "publication received");
     }
 
+    pub(crate) fn publication_opened(&self, entry_id: EntryId, jid: &Jid) {
+        debug!(%jid, %entry_id, "publication opened");
+    }
+
     pub(crate) fn publication_published(&self, jid: &Jid, minions: usize, age: Duration) {
         self.0
             .publications
@@ -321,7 +327,13 @@ impl Telemetry {
             .lost
             .with_label_values(&[at.as_str(), self.0.site.as_str()])
             .inc_by(publications);
-        error!(hop = at.as_str(), publications, what, "publications lost");
+        // Whoever reaches the MoM's publish port can make every publication one that does not open.
+        if let Some(suppressed) = self.0.loss_errors.allow() {
+            error!(
+                hop = at.as_str(),
+                publications, what, suppressed, "publications lost"
+            );
+        }
     }
 
     pub(crate) fn unknown_fields(&self, jid: &Jid, fields: &[&str]) {
@@ -433,6 +445,15 @@ impl Telemetry {
             self.0.returns.with_label_values(&["mom"]).inc_by(count);
         }
         debug!(queue = lane.as_str(), entries, "the MoM has answered");
+    }
+
+    /// Whether [`Self::return_answered`] says anything.
+    pub(crate) fn tells_returns() -> bool {
+        tracing::enabled!(tracing::Level::DEBUG)
+    }
+
+    pub(crate) fn return_answered(jid: &Jid, minion: &MinionId) {
+        debug!(%jid, %minion, "return answered by the MoM");
     }
 
     pub(crate) fn send_failed(&self, lane: LaneName, err: &(dyn Error + 'static)) {

@@ -159,9 +159,17 @@ impl Uplink {
 impl Sender<Return> for Uplink {
     async fn send(&self, batch: Vec<Return>) {
         let bytes = batch.iter().map(Item::wire_bytes).sum();
+        let mut told = Vec::new();
+        if Telemetry::tells_returns() {
+            let ids = |ret: &Return| (ret.event.jid.clone(), ret.event.id.clone());
+            told.extend(batch.iter().map(ids));
+        }
         let load = syndic_return(&self.id, batch).into_load();
         self.send_until_answered(LaneName::Returns, bytes, load)
             .await;
+        for (jid, minion) in &told {
+            Telemetry::return_answered(jid, minion);
+        }
     }
 }
 
