@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon_kit::{CancellationToken, backoff::Backoff, http::Condition, unix_millis};
-use redis_link::{Appender, Frame};
+use redis_link::{Appender, AppenderConfig, Frame};
 use salt_link::{queue::Receiver, subscriber::SubscriberEvent};
 use salt_wire::publication::topics::{self, Selection};
 
@@ -36,6 +36,7 @@ pub(crate) struct PublicationsTask {
     appender: std::sync::Arc<Appender>,
     mom: Condition,
     telemetry: Telemetry,
+    frame_bytes_max: usize,
     stalls: u64,
 }
 
@@ -52,6 +53,7 @@ impl PublicationsTask {
             appender,
             mom,
             telemetry,
+            frame_bytes_max: AppenderConfig::default().frame_bytes_max,
             stalls: 0,
         }
     }
@@ -120,15 +122,15 @@ impl PublicationsTask {
     }
 
     fn payload_of(&self, frames: &[Bytes]) -> Option<Bytes> {
-        match topics::select(frames) {
-            Selection::Payload(payload) => {
-                self.telemetry.publication_received(payload.len());
-                Some(payload)
+        match payload(frames, self.frame_bytes_max) {
+            Ok(payload) => {
+                if let Some(payload) = &payload {
+                    self.telemetry.publication_received(payload.len());
+                }
+                payload
             }
-            Selection::OtherTopic => None,
-            Selection::Malformed { .. } => {
-                self.telemetry
-                    .publication_malformed("neither one frame nor a topic and one frame");
+            Err(reason) => {
+                self.telemetry.publication_malformed(reason);
                 None
             }
         }
@@ -170,5 +172,32 @@ impl PublicationsTask {
                 .publications_stalled(state.stalls - self.stalls);
             self.stalls = state.stalls;
         }
+    }
+}
+
+/// The payload of a message; `None` for a topic that is not for syndics.
+///
+/// A frame that no append takes is refused here: repeated for ever, it would hold up all that come after it.
+fn payload(frames: &[Bytes], frame_bytes_max: usize) -> Result<Option<Bytes>, &'static str> {
+    match topics::select(frames) {
+        Selection::Payload(payload) if payload.len() > frame_bytes_max => {
+            Err("the frame is larger than what goes through Redis")
+        }
+        Selection::Payload(payload) => Ok(Some(payload)),
+        Selection::OtherTopic => Ok(None),
+        Selection::Malformed { .. } => Err("neither one frame nor a topic and one frame"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_that_no_append_takes_is_refused_at_once() {
+        let frame = Bytes::from_static(b"\x81\xa3enc\xa3aes");
+        let frames = [frame.clone()];
+        assert_eq!(payload(&frames, frame.len()), Ok(Some(frame.clone())));
+        assert!(payload(&frames, frame.len() - 1).is_err());
     }
 }
