@@ -4,7 +4,7 @@ use std::fs;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, Opts};
+use prometheus::{Counter, Gauge, Opts};
 
 /// Ticks per second in `/proc/self/stat`: USER_HZ, which Linux fixes at 100 for programs.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -47,16 +47,24 @@ impl Collector for ProcessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let reading = read();
-        let known = self
-            .gauges
-            .iter()
-            .zip(reading)
-            .filter_map(|(gauge, value)| {
-                gauge.set(value?);
-                Some(gauge.collect())
-            });
+        let known = METRICS.into_iter().zip(read());
+        let known =
+            known.filter_map(|((name, help), value)| Some(family(Opts::new(name, help), value?)));
         known.flatten().collect()
+    }
+}
+
+/// A name in `_total` promises a counter. Made anew each time, so that two readers do not add up.
+fn family(opts: Opts, value: f64) -> Vec<MetricFamily> {
+    const VALID: &str = "the names above are valid";
+    if opts.name.ends_with("_total") {
+        let counter = Counter::with_opts(opts).expect(VALID);
+        counter.inc_by(value);
+        counter.collect()
+    } else {
+        let gauge = Gauge::with_opts(opts).expect(VALID);
+        gauge.set(value);
+        gauge.collect()
     }
 }
 
@@ -121,6 +129,19 @@ mod tests {
             start <= now + 1.0 && start > now - 86_400.0,
             "{start} and now {now}"
         );
+    }
+
+    #[test]
+    fn processor_time_is_a_counter() {
+        for family in ProcessCollector::new().collect() {
+            let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert_eq!(
+                counter,
+                family.name().ends_with("_total"),
+                "{}",
+                family.name()
+            );
+        }
     }
 
     #[test]
