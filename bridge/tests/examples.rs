@@ -1,4 +1,5 @@
-//! The commented example of `configs/` is a configuration that the bridge takes, with its commented keys too.
+//! What the documents say of the daemon holds: README.md names every metric, and the commented example of `configs/` is a
+//! configuration that the bridge takes, with its commented keys too.
 
 use std::{
     fs,
@@ -36,6 +37,21 @@ fn mistake_in_the_example_is_told() {
     let wrong = example().replace("mom: main", "mon: main");
     let (ok, text) = run(&wrong);
     assert!(!ok && text.contains("mon"), "{text}");
+}
+
+#[test]
+fn readme_names_every_metric() {
+    let read = |path: PathBuf| fs::read_to_string(path).expect("the file is there");
+    let source = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/telemetry.rs"));
+    let readme = read(root().join("README.md"));
+    let metrics: Vec<&str> = source
+        .split('"')
+        .filter(|text| text.starts_with("saltway_"))
+        .collect();
+    assert!(metrics.len() > 5, "{metrics:?}");
+    for metric in metrics {
+        assert!(readme.contains(&format!("`{metric}`")), "{metric}");
+    }
 }
 
 fn root() -> PathBuf {
