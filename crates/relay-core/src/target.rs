@@ -74,6 +74,25 @@ pub enum Target {
 /// Whether `target`, of the type that the load's `tgt_type` names, means `minion_id`.
 #[must_use]
 pub fn matches(tgt_type: &str, target: &Target, minion_id: &str) -> Match {
+    judge(tgt_type, target, minion_id, |_| Match::Unknown)
+}
+
+/// Whether a top master that has accepted the key of `minion_id` but holds no data of it, as of a
+/// site, waits for it to answer.
+///
+/// `CkMinions` of Salt 3006.27 and 3008.3: grains and pillar that are not cached match nothing, but
+/// a subnet keeps every id that it has no addresses of (`_check_ipcidr_minions`).
+#[must_use]
+pub fn is_expected_without_data(tgt_type: &str, target: &Target, minion_id: &str) -> Match {
+    judge(tgt_type, target, minion_id, |engine| match engine {
+        'G' | 'P' | 'I' | 'J' => Match::No,
+        'S' => Match::Yes,
+        _ => Match::Unknown,
+    })
+}
+
+/// `by_data` says what becomes of targets by data, by the letter of their engine.
+fn judge(tgt_type: &str, target: &Target, minion_id: &str, by_data: fn(char) -> Match) -> Match {
     match (tgt_type, target) {
         ("glob", Target::Text(pattern)) => glob::matches(pattern, minion_id).into(),
         // Salt's own matcher: `if not isinstance(tgt, str): return False`.
@@ -81,10 +100,17 @@ pub fn matches(tgt_type: &str, target: &Target, minion_id: &str) -> Match {
         ("list", Target::Text(list)) => text_lists(list, minion_id).into(),
         ("list", Target::List(ids)) => ids.iter().any(|id| id == minion_id).into(),
         ("pcre", Target::Text(pattern)) => pcre::matches(pattern, minion_id),
-        ("compound", Target::Text(text)) => compound::matches(text.split_whitespace(), minion_id),
-        ("compound", Target::List(words)) => {
-            compound::matches(words.iter().map(String::as_str), minion_id)
+        ("compound", Target::Text(text)) => {
+            compound::matches(text.split_whitespace(), minion_id, by_data)
         }
+        ("compound", Target::List(words)) => {
+            compound::matches(words.iter().map(String::as_str), minion_id, by_data)
+        }
+        ("grain", _) => by_data('G'),
+        ("grain_pcre", _) => by_data('P'),
+        ("pillar" | "pillar_exact", _) => by_data('I'),
+        ("pillar_pcre", _) => by_data('J'),
+        ("ipcidr", _) => by_data('S'),
         _ => Match::Unknown,
     }
 }

@@ -25,8 +25,14 @@ enum Invalid {
 }
 
 /// Whether the compound target of these words means `minion_id`.
-pub(super) fn matches<'a>(words: impl Iterator<Item = &'a str>, minion_id: &str) -> Match {
-    let Some(tokens) = scan(words, minion_id) else {
+///
+/// `by_data` judges the words that ask for more than the id.
+pub(super) fn matches<'a>(
+    words: impl Iterator<Item = &'a str>,
+    minion_id: &str,
+    by_data: fn(char) -> Match,
+) -> Match {
+    let Some(tokens) = scan(words, minion_id, by_data) else {
         return Match::No;
     };
     let mut parser = Parser {
@@ -42,7 +48,11 @@ pub(super) fn matches<'a>(words: impl Iterator<Item = &'a str>, minion_id: &str)
 }
 
 /// The words as tokens, with Salt's own corrections; `None` where Salt's scan says False.
-fn scan<'a>(words: impl Iterator<Item = &'a str>, minion_id: &str) -> Option<Vec<Token>> {
+fn scan<'a>(
+    words: impl Iterator<Item = &'a str>,
+    minion_id: &str,
+    by_data: fn(char) -> Match,
+) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     for word in words {
         let token = match word {
@@ -52,7 +62,7 @@ fn scan<'a>(words: impl Iterator<Item = &'a str>, minion_id: &str) -> Option<Vec
             "(" => Token::Open,
             ")" => Token::Close,
             other => {
-                tokens.push(Token::Value(value(other, minion_id)));
+                tokens.push(Token::Value(value(other, minion_id, by_data)));
                 continue;
             }
         };
@@ -71,13 +81,13 @@ fn scan<'a>(words: impl Iterator<Item = &'a str>, minion_id: &str) -> Option<Vec
 }
 
 /// The result of one word that is no operator.
-fn value(word: &str, minion_id: &str) -> Match {
+fn value(word: &str, minion_id: &str, by_data: fn(char) -> Match) -> Match {
     match engine(word) {
         None => glob::matches(word, minion_id).into(),
         Some(('L', list)) => text_lists(list, minion_id).into(),
         Some(('E', pattern)) => pcre::matches(pattern, minion_id),
         // Grains, pillar, addresses, node groups, ranges; `T@` and `M@` are known to 3008 only.
-        Some(_) => Match::Unknown,
+        Some((engine, _)) => by_data(engine),
     }
 }
 

@@ -145,3 +145,20 @@ fn hostile_targets_end_soon() {
     check("pcre", &"(a|aa)+$".repeat(50), &id, Match::No);
     check("pcre", &"a".repeat(100_000), &id, Match::Unknown);
 }
+
+#[test]
+fn top_master_expects_whom_it_knows_no_data_of_only_by_subnet() {
+    let check = |tgt_type: &str, target: &str, expected| {
+        let target = Target::Text(target.to_owned());
+        let found = is_expected_without_data(tgt_type, &target, "site1");
+        assert_eq!(found, expected, "{tgt_type} {target:?}");
+    };
+    check("grain", "os:Debian", Match::No);
+    check("pillar", "role:web", Match::No);
+    check("ipcidr", "10.0.0.0/8", Match::Yes);
+    check("compound", "S@10.0.0.0/8 and not I@role:db", Match::Yes);
+    check("compound", "S@10.0.0.0/8 and G@os:Debian", Match::No);
+    check("compound", "not G@os:Debian", Match::Yes);
+    check("compound", "N@group", Match::Unknown);
+    check("glob", "site*", Match::Yes);
+}
