@@ -170,7 +170,7 @@ impl DeliveryTask {
                 .telemetry
                 .publication_passed_over(&jid, "master_id is our own");
         }
-        if self.parts.job_cache.was_published(&jid) == Some(true) {
+        if self.parts.job_cache.was_published(&jid, load.tgt()).await == Some(true) {
             return self.parts.telemetry.duplicate_jid(&jid);
         }
         let unknown = load.unknown_fields();
@@ -351,7 +351,7 @@ fn is_loop(load: &PublicationLoad, own: Option<&MasterId>) -> bool {
     }
 }
 
-/// Whether the target means the site's own id, as far as an id alone can tell.
+/// Whether the MoM waits for the site's own id to answer.
 fn means_site(load: &PublicationLoad, id: &str) -> bool {
     let target = match load.tgt() {
         Value::Array(items) => Target::List(
@@ -363,7 +363,7 @@ fn means_site(load: &PublicationLoad, id: &str) -> bool {
         ),
         other => Target::Text(other.as_str().unwrap_or_default().to_owned()),
     };
-    target::matches(load.tgt_type(), &target, id) == Match::Yes
+    target::is_expected_without_data(load.tgt_type(), &target, id) == Match::Yes
 }
 
 /// The job that a `saltutil.find_job` asks about.

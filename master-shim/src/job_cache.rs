@@ -78,10 +78,21 @@ impl JobCache {
         self.local.is_some()
     }
 
-    /// Whether this master has published `jid`; `None` when this returner cannot be asked.
-    pub(crate) fn was_published(&self, jid: &Jid) -> Option<bool> {
+    /// Whether the latest publication of `jid` by this master had this target; `None` when this returner cannot be asked.
+    ///
+    /// The jid alone does not tell: `salt -b` of 3008 publishes all parts of a batch under one jid, each with a list of
+    /// minions of its own. The cache keeps the load of the latest part, which is the one that a crash can repeat; of an
+    /// earlier part the minions themselves remember the jid.
+    pub(crate) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
         let directory = self.directory(jid)?;
-        directory.join("jid").try_exists().ok()
+        if !directory.join("jid").try_exists().ok()? {
+            return Some(false);
+        }
+        let Ok(bytes) = tokio::fs::read(directory.join(".load.p")).await else {
+            return Some(true);
+        };
+        let load = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT);
+        Some(load.is_ok_and(|load| load.get("tgt") == Some(tgt)))
     }
 
     /// What `minion` returned for `jid`: a map of `return`, `retcode` and `success`, and the bytes it has on disk.
@@ -142,22 +153,39 @@ mod tests {
         cachedir.join("jobs").join(first).join(rest)
     }
 
-    #[test]
-    fn job_is_known_from_the_moment_of_publishing() {
+    #[tokio::test]
+    async fn job_is_known_from_the_moment_of_publishing() {
         let cachedir = tempfile::tempdir().expect("a directory");
         let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
-        assert_eq!(cache.was_published(&jid()), Some(false));
+        let tgt = Value::from("*");
+        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(false));
         let directory = job_directory(cachedir.path());
         std::fs::create_dir_all(&directory).expect("created");
         std::fs::write(directory.join("jid"), JID).expect("written");
-        assert_eq!(cache.was_published(&jid()), Some(true));
+        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(true));
     }
 
-    #[test]
-    fn other_returner_knows_nothing() {
+    #[tokio::test]
+    async fn next_part_of_a_batch_is_not_taken_for_the_one_before() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
+        let directory = job_directory(cachedir.path());
+        std::fs::create_dir_all(&directory).expect("created");
+        std::fs::write(directory.join("jid"), JID).expect("written");
+        // {"tgt": ["a1", "b1"]}
+        let load = b"\x81\xa3tgt\x92\xa2a1\xa2b1";
+        std::fs::write(directory.join(".load.p"), load).expect("written");
+        let first = Value::array(["a1", "b1"]);
+        assert_eq!(cache.was_published(&jid(), &first).await, Some(true));
+        let second = Value::array(["a2"]);
+        assert_eq!(cache.was_published(&jid(), &second).await, Some(false));
+    }
+
+    #[tokio::test]
+    async fn other_returner_knows_nothing() {
         let cachedir = tempfile::tempdir().expect("a directory");
         let cache = JobCache::new(cachedir.path(), "redis", "sha256");
-        assert_eq!(cache.was_published(&jid()), None);
+        assert_eq!(cache.was_published(&jid(), &"*".into()).await, None);
     }
 
     #[tokio::test]

@@ -167,8 +167,8 @@ impl SiteJobs {
     }
 
     /// The lower master has published the job and named its minions. With `answers_for_site` false
-    /// the job does not mean the site's own id and is only remembered as none of ours. A jid that
-    /// is known already is left as it is.
+    /// the job does not mean the site's own id and is not remembered: a part of a batch may come
+    /// under the same jid that does mean it. A jid that is known already is left as it is.
     #[must_use]
     pub fn published(
         &mut self,
@@ -178,15 +178,11 @@ impl SiteJobs {
         answers_for_site: bool,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
-        let early = self.early.take(jid);
-        if self.jobs.contains_key(jid) {
+        if !answers_for_site || self.jobs.contains_key(jid) {
             return actions;
         }
-        let mut missing = if answers_for_site {
-            minions.into_iter().collect()
-        } else {
-            HashSet::new()
-        };
+        let early = self.early.take(jid);
+        let mut missing: HashSet<String> = minions.into_iter().collect();
         let expected = missing.len();
         let mut failed = 0;
         for (minion, ok) in early {
@@ -195,17 +191,12 @@ impl SiteJobs {
             }
         }
         self.minions += missing.len();
-        let state = if answers_for_site {
-            State::Waiting
-        } else {
-            State::Answered
-        };
         let job = Job {
             fun: fun.to_owned(),
             expected,
             failed,
             missing,
-            state,
+            state: State::Waiting,
         };
         self.jobs.insert(jid.to_owned(), job);
         self.order.push_back(jid.to_owned());
@@ -383,8 +374,8 @@ impl SiteJobs {
     }
 }
 
-/// Returns of jobs that are not known (yet): most belong to jobs of the lower master's own
-/// operators and are shed in time.
+/// Returns of jobs that are not known (yet): most belong to jobs that do not mean the site's own
+/// id, or of the lower master's own operators, and are shed in time.
 #[derive(Debug, Default)]
 struct EarlyReturns {
     jobs: HashMap<String, HashMap<String, bool>>,

@@ -90,6 +90,19 @@ fn a_job_that_does_not_mean_the_site_is_not_answered() {
 }
 
 #[test]
+fn the_part_of_a_batch_that_means_the_site_is_answered() {
+    let mut jobs = jobs();
+    assert_eq!(jobs.published("j", "test.ping", names(&["a"]), false), []);
+    assert_eq!(jobs.returned("j", "a", true), []);
+    // A return that overtakes the publication of its part.
+    assert_eq!(jobs.returned("j", "b", true), []);
+    assert_eq!(
+        jobs.published("j", "test.ping", names(&["b"]), true),
+        [answer(1, 0, &[])]
+    );
+}
+
+#[test]
 fn the_site_runs_a_job_as_long_as_one_minion_does() {
     let mut jobs = jobs();
     assert_eq!(
