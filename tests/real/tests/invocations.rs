@@ -107,7 +107,8 @@ fn targets() -> Vec<Invocation> {
     let minions = |args: &[&str]| Invocation::new(Json, args).of_minions_only();
     vec![
         minions(&["a*", "test.ping"]),
-        minions(&["-L", "a1,b2,b3", "test.ping"]),
+        // A flat master names ids of a list that it does not know as missing.
+        minions(&["-L", "a1,b2,b3", "test.ping"]).at_sites(&["-E", "a1|b2|b3", "test.ping"]),
         minions(&["-E", "[ab][12]|b3", "test.ping"]),
         minions(&["-G", "id:a1", "test.ping"]),
         minions(&["-P", "id:(a1|b.)", "test.ping"]),
@@ -116,12 +117,13 @@ fn targets() -> Vec<Invocation> {
         minions(&["-C", "E@a[12] or b* and not b2", "test.ping"]),
         minions(&[
             "-C",
-            "G@room:r1 and L@a1,a2,b3 and not I@role:db",
+            "G@room:r1 and E@a[12]|b3 and not I@role:db",
             "test.ping",
         ]),
-        minions(&["-N", "corners", "test.ping"]).at_sites(&["-L", "a1,b3", "test.ping"]),
+        minions(&["-N", "corners", "test.ping"]).at_sites(&["-E", "a1|b3", "test.ping"]),
         minions(&["-N", "most", "test.ping"]).at_sites(&["-E", "[ab][12]|b3", "test.ping"]),
-        minions(&["-S", "127.0.0.0/8", "test.ping"]),
+        // The top master has no addresses of the sites, and waits for them too.
+        Invocation::new(Json, &["-S", "127.0.0.0/8", "test.ping"]),
         minions(&[
             "-G",
             "--delimiter=|",
@@ -131,7 +133,6 @@ fn targets() -> Vec<Invocation> {
         ]),
         // `*` means the sites themselves, and so does what excludes others only.
         Invocation::new(Json, &["-C", "not L@a1,b1", "test.ping"]),
-        minions(&["nobody*", "test.ping"]),
     ]
 }
 
@@ -143,33 +144,54 @@ fn functions() -> Vec<Invocation> {
         all(Json, &["*", "test.ping"]),
         all(StaticJson, &["*", "test.ping"]),
         all(Text, &["*", "grains.item", "id", "room"]),
-        all(Blocks, &["*", "test.arg", "1", "two", "three=3"]),
-        all(Json, &["-b", "2", "*", "test.ping"]),
+        all(Blocks, &["*", "test.arg_clean", "1", "two", "three=3"]),
+        all(Text, &["-b", "2", "*", "test.ping"]).in_parts(),
         all(Json, &["*", "test.ping,test.echo", ",", "hello"]),
-        some(Json, &["-L", "a1,b1", "cmd.run", "echo out; exit 3"]),
-        some(Json, &["-L", "a1,b1", "test.no_such_function"]),
-        some(Json, &["-L", "a1,b1", "test.raise_exception", "message=thrown"]),
-        some(Json, &["-L", "a1,b1", "cmd.run", "printf 'grüße 中文 \\342\\202\\254 \\360\\237\\247\\202'"]),
-        some(Text, &["-L", "a1,b1", "cmd.run", "printf 'x\\377\\376\\001y'"]),
-        some(Json, &["-L", "a1,b1", "hashutil.base64_decodestring", "//4A"]),
+        some(Json, &["?1", "cmd.run", "echo out; exit 3"]),
+        some(Json, &["?1", "test.no_such_function"]),
+        some(Json, &["?1", "test.raise_exception", "message=thrown"]),
         some(
             Json,
             &[
-                "-L", "a1,b1", "test.arg", "{a: [1, 2.5, null, true], b: {c: 'é'}}",
+                "?1",
+                "cmd.run",
+                "printf 'grüße 中文 \\342\\202\\254 \\360\\237\\247\\202'",
+            ],
+        ),
+        some(Text, &["?1", "cmd.run", "printf 'x\\377\\376\\001y'"]),
+        some(Json, &["?1", "hashutil.base64_decodestring", "//4A"]),
+        some(
+            Json,
+            &[
+                "?1",
+                "test.arg_clean",
+                "{a: [1, 2.5, null, true], b: {c: 'é'}}",
                 "nested={x: {y: [z]}}",
             ],
         ),
         // As text: JSON numbers of this size lose digits when the test reads them.
-        some(Text, &["-L", "a1,b1", "test.arg", "123456789012345678901234567890", "n=-98765432109876543210"]),
-        some(Text, &["-L", "a1,b1", "test.arg", "{1: one, 2: {3: three}}"]),
-        some(Json, &["-L", "a1,b1", "--module-executors=[direct_call]", "test.ping"]),
-        some(Json, &["-L", "a1,b1", "--return=local", "test.ping"]),
-        some(Json, &["-L", "a1,b1", "--metadata={ticket: 7}", "test.ping"]),
-        some(Json, &["-L", "a1,b1", "--show-jid", "test.ping"]),
-        all(Blocks, &["*", "sys.doc", "test.ping"]).answered_in_kind(),
+        some(
+            Text,
+            &[
+                "?1",
+                "test.arg_clean",
+                "123456789012345678901234567890",
+                "n=-98765432109876543210",
+            ],
+        ),
+        some(Text, &["?1", "test.arg_clean", "{1: one, 2: {3: three}}"]),
+        some(
+            Json,
+            &["?1", "--module-executors=[direct_call]", "test.ping"],
+        ),
+        some(Json, &["?1", "--return=local", "test.ping"]),
+        some(Json, &["?1", "--metadata={ticket: 7}", "test.ping"]),
+        some(Json, &["?1", "--show-jid", "test.ping"]),
+        // `salt` prints one documentation for all.
+        some(Blocks, &["*", "sys.doc", "test.ping"]),
         all(Json, &["*", "state.apply", "small", "test=True"]),
         all(Json, &["*", "state.apply", "small"]),
-        some(Blocks, &["-L", "a1,b1", "state.apply", "failing"]),
+        some(Blocks, &["?1", "state.apply", "failing"]),
         all(Blocks, &["*", "state.apply", "small"]),
     ]
 }
@@ -186,6 +208,17 @@ fn external_user() -> Vec<Invocation> {
     ]
 }
 
+/// A target that means nobody: nobody tells a top master so, and it waits until its time-outs are over.
+fn check_nobody(tree: &Tree, seen: &mut Comparison) {
+    let output = tree
+        .mom
+        .salt(&["-t", "1", "--out=json", "nobody*", "test.ping"])
+        .expect("salt runs");
+    seen.demand(output.stdout.trim().is_empty(), || {
+        format!("`nobody*` shows {}", output.stdout)
+    });
+}
+
 /// A job in the background: seen by `saltutil`, then looked up.
 fn check_background_job(tree: &Tree, seen: &mut Comparison) {
     let started = tree
@@ -193,7 +226,9 @@ fn check_background_job(tree: &Tree, seen: &mut Comparison) {
         .salt(&["--async", "*", "test.sleep", "12"])
         .expect("salt runs");
     let jid = started.stdout.trim().rsplit(' ').next().unwrap_or_default();
-    seen.demand(jid.len() == 20, || format!("--async printed {}", started.stdout));
+    seen.demand(jid.len() == 20, || {
+        format!("--async printed {}", started.stdout)
+    });
     seen.check(&Invocation::new(Json, &["*", "saltutil.find_job", jid]).answered_in_kind());
     let running = seen.check(&Invocation::new(Json, &["*", "saltutil.running"]));
     seen.demand(running.stdout.contains(jid), || {
@@ -201,20 +236,27 @@ fn check_background_job(tree: &Tree, seen: &mut Comparison) {
     });
 
     let ids = tree.minion_ids();
-    let found = await_that("the returns to be looked up", Duration::from_secs(40), || {
-        let output = tree
-            .mom
-            .salt_run(&["--out=json", "jobs.lookup_jid", jid])
-            .map_err(|error| format!("{error:#}"))?;
-        let found = output.json().map_err(|error| format!("{error:#}"))?;
-        match found.get("site2").is_some() && ids.iter().all(|id| found.get(id) == Some(&json!(true))) {
-            true => Ok(found),
-            false => Err(found.to_string()),
-        }
-    });
-    seen.demand(found["site1"] == "expected 3, returned 3, missing 0", || {
-        format!("jobs.lookup_jid has {found}")
-    });
+    let found = await_that(
+        "the returns to be looked up",
+        Duration::from_secs(40),
+        || {
+            let output = tree
+                .mom
+                .salt_run(&["--out=json", "jobs.lookup_jid", jid])
+                .map_err(|error| format!("{error:#}"))?;
+            let found = output.json().map_err(|error| format!("{error:#}"))?;
+            match found.get("site2").is_some()
+                && ids.iter().all(|id| found.get(id) == Some(&json!(true)))
+            {
+                true => Ok(found),
+                false => Err(found.to_string()),
+            }
+        },
+    );
+    seen.demand(
+        found["site1"] == "expected 3, returned 3, missing 0",
+        || format!("jobs.lookup_jid has {found}"),
+    );
 
     let listed = tree
         .mom
@@ -237,14 +279,19 @@ fn check_background_job(tree: &Tree, seen: &mut Comparison) {
 
 /// More than Salt puts on its event bus (`max_event_size`, 1 MiB): `salt` prints a mark on every master, the job cache has it all.
 fn check_big_output(tree: &Tree, seen: &mut Comparison) {
-    let target = ["-L", "a1,b1", "cmd.run", "seq 1 770000"];
+    let target = ["?1", "cmd.run", "seq 1 770000"];
     let shown = seen.check(&Invocation::new(Json, &target).of_minions_only());
     seen.demand(shown.stdout.contains("VALUE_TRIMMED"), || {
         "salt printed 5 MiB: raise the size".to_owned()
     });
     let jobs = tree
         .mom
-        .salt_run(&["--out=json", "jobs.list_jobs", "search_function=cmd.run", "search_target=a1,b1"])
+        .salt_run(&[
+            "--out=json",
+            "jobs.list_jobs",
+            "search_function=cmd.run",
+            "search_target=?1",
+        ])
         .expect("salt-run runs")
         .json()
         .expect("it prints JSON");
@@ -262,19 +309,33 @@ fn check_big_output(tree: &Tree, seen: &mut Comparison) {
     for id in ["a1", "b1"] {
         let text = found[id].as_str().unwrap_or_default();
         seen.demand(text == whole, || {
-            format!("the top master has {} bytes of {id}, not {}", text.len(), whole.len())
+            format!(
+                "the top master has {} bytes of {id}, not {}",
+                text.len(),
+                whole.len()
+            )
         });
     }
 }
 
 /// Longer than `-t`: `salt` asks by find_job whether the job still runs, and waits.
 fn check_long_job(tree: &Tree, seen: &mut Comparison, seconds: &str, timeout: &str) {
-    let invocation = Invocation::new(Json, &["-t", timeout, "*", "cmd.run", &format!("sleep {seconds}; echo done")]);
+    let invocation = Invocation::new(
+        Json,
+        &[
+            "-t",
+            timeout,
+            "*",
+            "cmd.run",
+            &format!("sleep {seconds}; echo done"),
+        ],
+    );
     let output = seen.check(&invocation);
     for id in tree.minion_ids() {
-        seen.demand(output.stdout.contains(&format!("\"{id}\": \"done\"")), || {
-            format!("{id} is not shown after {seconds} s: {}", output.stdout)
-        });
+        seen.demand(
+            output.stdout.contains(&format!("\"{id}\": \"done\"")),
+            || format!("{id} is not shown after {seconds} s: {}", output.stdout),
+        );
     }
 }
 
@@ -300,12 +361,14 @@ fn same_answers(mom: SaltVersion, sites: SaltVersion, (seconds, timeout): (&str,
         .mom
         .salt(&["--out=json", "--static", "*", "state.apply", "small"])
         .expect("salt runs");
-    seen.demand(first.code == 0 && first.stdout.matches("\"New file\"").count() == 6, || {
-        format!("the first state.apply says {}", first.stdout)
-    });
+    seen.demand(
+        first.code == 0 && first.stdout.matches("\"New file\"").count() == 6,
+        || format!("the first state.apply says {}", first.stdout),
+    );
     for invocation in targets().iter().chain(&functions()).chain(&external_user()) {
         seen.check(invocation);
     }
+    check_nobody(&tree, &mut seen);
     check_background_job(&tree, &mut seen);
     check_big_output(&tree, &mut seen);
     check_long_job(&tree, &mut seen, seconds, timeout);
@@ -345,7 +408,7 @@ fn real_3007_answers_as_its_sites_do() {
         Invocation::new(Json, &["-C", "E@a[12] or b3", "test.version"]).of_minions_only(),
         Invocation::new(Json, &["-G", "id:a1", "test.ping"]).of_minions_only(),
         Invocation::new(StaticJson, &["*", "state.apply", "small", "test=True"]),
-        Invocation::new(Text, &["-L", "a1,b1", "cmd.run", "exit 3"]).of_minions_only(),
+        Invocation::new(Text, &["?1", "cmd.run", "exit 3"]).of_minions_only(),
     ] {
         seen.check(&invocation);
     }

@@ -20,17 +20,16 @@ const NO_MINIONS_MATCHED: i32 = 2;
 pub struct Comparison<'a> {
     tree: &'a Tree,
     findings: Vec<String>,
-    table: String,
 }
 
 impl<'a> Comparison<'a> {
-    /// Nothing compared yet.
+    /// Nothing compared yet. Prints the table of wall times for people, line by line as it goes.
     #[must_use]
     pub fn new(tree: &'a Tree) -> Self {
+        eprintln!("{:>6} {:>6}  invocation", "top", "own");
         Self {
             tree,
             findings: Vec::new(),
-            table: format!("{:>6} {:>6}  invocation\n", "top", "own"),
         }
     }
 
@@ -49,23 +48,17 @@ impl<'a> Comparison<'a> {
     /// Adds a finding of the caller's own unless `holds`.
     pub fn demand(&mut self, holds: bool, finding: impl FnOnce() -> String) {
         if !holds {
-            self.findings.push(finding());
+            let finding = finding();
+            eprintln!("{finding}");
+            self.findings.push(finding);
         }
     }
 
-    /// Adds a line to the table of times.
-    pub fn note_time(&mut self, top: Duration, own: Duration, what: &str) {
-        let (top, own) = (top.as_secs_f64(), own.as_secs_f64());
-        self.table
-            .push_str(&format!("{top:>6.2} {own:>6.2}  {what}\n"));
-    }
-
-    /// Prints the times for people, and fails with all findings if there are any.
+    /// Fails with all findings if there are any.
     ///
     /// # Panics
     /// When something differed.
     pub fn finish(self) {
-        eprintln!("{}", self.table);
         assert!(
             self.findings.is_empty(),
             "{} findings:\n{}\nconfiguration and logs were in {}",
@@ -124,16 +117,24 @@ impl<'a> Comparison<'a> {
                 ));
             }
         }
-        for id in top.by_minion.keys().filter(|id| !ids.contains(&id.as_str())) {
+        for id in top
+            .by_minion
+            .keys()
+            .filter(|id| !ids.contains(&id.as_str()))
+        {
             differs.push(format!("nobody is called {id}"));
         }
-        differs.extend(self.judge_sites(invocation, &of_sites));
+        differs.extend(self.judge_sites(invocation, &of_sites, &top));
         let code = code.unwrap_or(NO_MINIONS_MATCHED);
         if mom.code != code {
             differs.push(format!("exit code {} instead of {code}", mom.code));
         }
         if mom.wall > slowest + MORE_AT_THE_TOP {
-            differs.push(format!("{:.1} s instead of {:.1} s", mom.wall.as_secs_f64(), slowest.as_secs_f64()));
+            differs.push(format!(
+                "{:.1} s instead of {:.1} s",
+                mom.wall.as_secs_f64(),
+                slowest.as_secs_f64()
+            ));
         }
         for line in mom.stdout.lines().chain(mom.stderr.lines()) {
             if line.contains("Traceback") {
@@ -141,26 +142,44 @@ impl<'a> Comparison<'a> {
                 break;
             }
         }
-        self.note_time(mom.wall, slowest, &mom.command);
+        // A line of the table of times, at once: a test that hangs shows where.
+        let (above, below) = (mom.wall.as_secs_f64(), slowest.as_secs_f64());
+        let words = invocation.words().join(" ");
+        let mark = if differs.is_empty() {
+            ""
+        } else {
+            "  <-- differs"
+        };
+        eprintln!("{above:>6.2} {below:>6.2}  {words}{mark}");
         if !differs.is_empty() {
             let lines = differs.join("\n    ");
-            self.findings.push(format!(
-                "`{}`\n    {lines}\n    top: {}\n    own: {}",
-                mom.command,
-                outcome(mom),
-                own.iter().map(outcome).collect::<Vec<_>>().join(" | ")
-            ));
+            self.demand(false, || {
+                format!(
+                    "`{}`\n    {lines}\n    top: {}\n    own: {}",
+                    mom.command,
+                    outcome(mom),
+                    own.iter().map(outcome).collect::<Vec<_>>().join(" | ")
+                )
+            });
         }
     }
 
-    fn judge_sites(&self, invocation: &Invocation, said: &BTreeMap<String, Vec<Value>>) -> Vec<String> {
+    fn judge_sites(
+        &self,
+        invocation: &Invocation,
+        said: &BTreeMap<String, Vec<Value>>,
+        top: &Printed,
+    ) -> Vec<String> {
         let mut differs = Vec::new();
         for site in &self.tree.sites {
-            let all = site.minions.len();
-            let summary = format!("expected {all}, returned {all}, missing 0");
+            let ids = site.minion_ids();
+            let shown = ids.iter().filter(|&&id| top.by_minion.contains_key(id));
+            let shown = shown.count();
+            let summary = format!("expected {shown}, returned {shown}, missing 0");
             match (invocation.sites, said.get(site.name()).map(Vec::as_slice)) {
                 (Sites::Silent, None) | (Sites::Answer, Some([_])) => {}
                 (Sites::Complete, Some([Value::String(text)])) if text.trim() == summary => {}
+                (Sites::InParts, Some([Value::String(text)])) if text.ends_with(", missing 0") => {}
                 (_, said) => differs.push(format!(
                     "{} says {said:?} for {:?}",
                     site.name(),
@@ -185,7 +204,10 @@ fn shown(values: Option<&Vec<Value>>) -> String {
     match values {
         None => "nothing".to_owned(),
         Some(values) => {
-            let values: Vec<String> = values.iter().map(|value| clipped(&value.to_string())).collect();
+            let values: Vec<String> = values
+                .iter()
+                .map(|value| clipped(&value.to_string()))
+                .collect();
             values.join(" and then ")
         }
     }
@@ -193,5 +215,9 @@ fn shown(values: Option<&Vec<Value>>) -> String {
 
 fn clipped(text: &str) -> String {
     let short: String = text.chars().take(700).collect();
-    if short.len() < text.len() { format!("{short:?}... ({} bytes)", text.len()) } else { format!("{short:?}") }
+    if short.len() < text.len() {
+        format!("{short:?}... ({} bytes)", text.len())
+    } else {
+        format!("{short:?}")
+    }
 }

@@ -31,8 +31,10 @@ impl Form {
 pub enum Sites {
     /// Each says that all its minions returned.
     Complete,
-    /// Each answers; what it says belongs to the function (`saltutil.find_job`, `sys.doc`).
+    /// Each answers; what it says belongs to the function (`saltutil.find_job`).
     Answer,
+    /// Each says that none of its minions is missing in the part of a batch that it belongs to.
+    InParts,
     /// The target does not mean them.
     Silent,
 }
@@ -69,6 +71,13 @@ impl Invocation {
     #[must_use]
     pub fn answered_in_kind(mut self) -> Self {
         self.sites = Sites::Answer;
+        self
+    }
+
+    /// It goes out in parts, and the sites' own ids are each in one of them.
+    #[must_use]
+    pub fn in_parts(mut self) -> Self {
+        self.sites = Sites::InParts;
         self
     }
 

@@ -147,8 +147,7 @@ mod tests {
     fn state_is_compared_without_its_times() {
         let stdout = r#"{"a1": {"test_|-x": {"__run_num__": 0, "duration": 0.4, "result": true}, "duration": 7}}"#;
         let printed = Printed::read(Form::StaticJson, &IDS, stdout);
-        let wanted =
-            json!({"test_|-x": {"__run_num__": 0, "duration": null, "result": true}, "duration": 7});
+        let wanted = json!({"test_|-x": {"__run_num__": 0, "duration": null, "result": true}, "duration": 7});
         assert_eq!(printed.by_minion["a1"], [wanted]);
     }
 
