@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check bench
 
 # Salt version of the demo: 3006, 3007 or 3008.
 SALT ?= 3008
@@ -30,3 +30,10 @@ test: ## every test, real servers included; ends with one line of counts
 check: ## format, clippy, docs, forbidden dependencies, licences and advisories
 	@scripts/setup system deny
 	@scripts/check
+
+bench: ## latency and throughput beside the site's own master, salt-syndic and redis-benchmark (about 10 minutes)
+	@scripts/setup system 3006 3008
+	@cargo build --release --workspace --bins
+	@target/release/latency --salt 3008
+	@target/release/latency --salt 3006
+	@target/release/throughput

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use daemon_kit::{
-    Context, Tasks,
+    CancellationToken, Context, Tasks,
     http::{self, HttpServer},
     state_dir::StateDir,
 };
@@ -29,6 +29,7 @@ use salt_link::{
     subscriber::{Subscriber, SubscriberConfig, SubscriberEvent, SubscriberHandle},
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::DropGuard;
 
 pub use config::Config;
 
@@ -79,7 +80,10 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(shutdown);
     tasks.spawn("http", http.serve(tasks.shutdown().clone()));
 
-    let redis = start_redis(&config, &mut tasks, &telemetry).await?;
+    let redis_stop = CancellationToken::new();
+    let redis = start_redis(&config, &mut tasks, &telemetry, redis_stop.clone()).await?;
+    // Our own Redis is stopped when the last task that needs it has ended.
+    let needs_redis = Arc::new(redis_stop.drop_guard());
     let publish_port = subscribe(&config)?;
     let request_port = request_pool(&config)?;
 
@@ -100,7 +104,11 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         readiness.condition("mom"),
         telemetry.clone(),
     );
-    tasks.spawn("publications", publications.run(tasks.shutdown().clone()));
+    let publications = publications.run(tasks.shutdown().clone());
+    tasks.spawn(
+        "publications",
+        holding(Arc::clone(&needs_redis), publications),
+    );
     tasks.spawn(
         "beats",
         beats::run(
@@ -126,11 +134,18 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         readiness.condition("requests"),
         telemetry,
     );
-    tasks.spawn("requests", requests.run(tasks.shutdown().clone()));
+    let requests = requests.run(tasks.shutdown().clone());
+    tasks.spawn("requests", holding(needs_redis, requests));
 
     started.holds();
     tasks.join(GRACE).await?;
     Ok(())
+}
+
+/// Runs `task` and lets go of `guard` when it has ended.
+async fn holding(guard: Arc<DropGuard>, task: impl Future<Output = ()>) {
+    task.await;
+    drop(guard);
 }
 
 /// Connects to the operator's Redis, or starts one and looks after it.
@@ -140,17 +155,19 @@ async fn start_redis(
     config: &Config,
     tasks: &mut Tasks,
     telemetry: &Telemetry,
+    stop: CancellationToken,
 ) -> anyhow::Result<Redis> {
     let redis_config = match &config.redis {
         RedisServer::External(redis_config) => redis_config.clone(),
         RedisServer::Managed(managed) => {
             let server = ManagedRedis::start(managed.clone()).await?;
             let redis_config = server.redis_config().clone();
-            let stop = tasks.shutdown().clone().cancelled_owned();
             let telemetry = telemetry.clone();
             tasks.spawn(
                 "redis-server",
-                server.run(stop, move |reason| telemetry.redis_restarted(reason)),
+                server.run(stop.cancelled_owned(), move |reason| {
+                    telemetry.redis_restarted(reason)
+                }),
             );
             redis_config
         }

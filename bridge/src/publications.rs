@@ -58,29 +58,42 @@ impl PublicationsTask {
         }
     }
 
-    /// Runs until `shutdown`, then appends what was received.
+    /// Runs until `shutdown`, then appends what was received before it.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let first = tokio::select! {
                 biased;
+                () = shutdown.cancelled() => break,
                 event = self.events.recv() => event,
-                () = shutdown.cancelled() => None,
             };
             let Some(first) = first else { return };
-            let frames = self.batch(first).await;
-            if !frames.is_empty() {
-                self.append(frames, &shutdown).await;
-            }
-            self.report_queue();
+            self.carry(first, &shutdown).await;
+        }
+        let mut left = self.events.gauge().state().entries;
+        while left > 0
+            && let Some(first) = self.events.recv().await
+        {
+            left = left.saturating_sub(self.carry(first, &shutdown).await);
         }
     }
 
-    /// `first` and what is there already.
-    async fn batch(&mut self, first: SubscriberEvent) -> Vec<Frame> {
+    /// Appends `first` and what is there already; returns how many events that were.
+    async fn carry(&mut self, first: SubscriberEvent, shutdown: &CancellationToken) -> usize {
+        let (frames, events) = self.batch(first).await;
+        if !frames.is_empty() {
+            self.append(frames, shutdown).await;
+        }
+        self.report_queue();
+        events
+    }
+
+    /// The frames of `first` and of what is there already, and how many events that were.
+    async fn batch(&mut self, first: SubscriberEvent) -> (Vec<Frame>, usize) {
         let mut frames = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut events) = (0, 0);
         let mut next = Some(first);
         while let Some(event) = next {
+            events += 1;
             if let Some(frame) = self.frame_of(event) {
                 bytes += frame.frame.len();
                 frames.push(frame);
@@ -94,7 +107,7 @@ impl PublicationsTask {
                 () = std::future::ready(()) => None,
             };
         }
-        frames
+        (frames, events)
     }
 
     fn frame_of(&self, event: SubscriberEvent) -> Option<Frame> {
