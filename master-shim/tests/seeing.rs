@@ -7,7 +7,7 @@ use standin::{Relay, jid, job};
 use testkit::{Daemon, await_that};
 
 const SOON: Duration = Duration::from_secs(20);
-const JOBS: u64 = 1_000;
+const JOBS: u32 = 1_000;
 
 /// Prometheus' own rules for names, as `promtool check metrics` knows them.
 fn lint(text: &str) -> Vec<String> {
@@ -109,21 +109,21 @@ fn real_metrics_follow_the_rules_and_health_pages_say_how_it_stands() {
     site.shim.ready().expect("ready again");
 }
 
-fn run_jobs(relay: &Relay, count: u64) {
+fn run_jobs(relay: &Relay, count: u32) {
     relay.mom.sign_publications(false);
     let site = relay.site(0).expect("a site");
     site.lower.set_returning(true);
     for number in 0..count {
         relay
             .mom
-            .publish(job(&jid(number), "*", "test.ping"))
+            .publish(job(&jid(number.into()), "*", "test.ping"))
             .expect("published");
     }
     // One return of the minion, and the site's own summary.
-    let count = usize::try_from(count).expect("small");
+    let returns = 2 * usize::try_from(count).expect("small");
     relay
         .mom
-        .await_returns(2 * count, Duration::from_secs(60))
+        .await_returns(returns, Duration::from_secs(60))
         .expect("every return");
     await_that("the last answer", SOON, || {
         let labels = [("hop", "mom")];
@@ -132,7 +132,7 @@ fn run_jobs(relay: &Relay, count: u64) {
             .metric("saltway_returns_total", &labels)
             .expect("metrics")
         {
-            Some(returns) if returns as usize >= 2 * count => Ok(()),
+            Some(returns) if returns >= 2.0 * f64::from(count) => Ok(()),
             returns => Err(format!("{returns:?}")),
         }
     });
