@@ -189,10 +189,10 @@ fn functions() -> Vec<Invocation> {
         some(Json, &["?1", "--show-jid", "test.ping"]),
         // `salt` prints one documentation for all.
         some(Blocks, &["*", "sys.doc", "test.ping"]),
-        all(Json, &["*", "state.apply", "small", "test=True"]),
-        all(Json, &["*", "state.apply", "small"]),
-        some(Blocks, &["?1", "state.apply", "failing"]),
-        all(Blocks, &["*", "state.apply", "small"]),
+        all(Json, &["*", "state.apply", "small", "test=True"]).alone(),
+        all(Json, &["*", "state.apply", "small"]).alone(),
+        some(Blocks, &["?1", "state.apply", "failing"]).alone(),
+        all(Blocks, &["*", "state.apply", "small"]).alone(),
     ]
 }
 
@@ -230,7 +230,7 @@ fn check_background_job(tree: &Tree, seen: &mut Comparison) {
         format!("--async printed {}", started.stdout)
     });
     seen.check(&Invocation::new(Json, &["*", "saltutil.find_job", jid]).answered_in_kind());
-    let running = seen.check(&Invocation::new(Json, &["*", "saltutil.running"]));
+    let running = seen.check(&Invocation::new(Json, &["*", "saltutil.running"]).alone());
     seen.demand(running.stdout.contains(jid), || {
         format!("saltutil.running does not show {jid}: {}", running.stdout)
     });
@@ -407,7 +407,7 @@ fn real_3007_answers_as_its_sites_do() {
         Invocation::new(Json, &["*", "test.ping"]),
         Invocation::new(Json, &["-C", "E@a[12] or b3", "test.version"]).of_minions_only(),
         Invocation::new(Json, &["-G", "id:a1", "test.ping"]).of_minions_only(),
-        Invocation::new(StaticJson, &["*", "state.apply", "small", "test=True"]),
+        Invocation::new(StaticJson, &["*", "state.apply", "small", "test=True"]).alone(),
         Invocation::new(Text, &["?1", "cmd.run", "exit 3"]).of_minions_only(),
     ] {
         seen.check(&invocation);

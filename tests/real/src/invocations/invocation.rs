@@ -46,6 +46,7 @@ pub struct Invocation {
     pub(crate) at_sites: Option<Vec<String>>,
     pub(crate) form: Form,
     pub(crate) sites: Sites,
+    pub(crate) alone: bool,
 }
 
 impl Invocation {
@@ -57,6 +58,7 @@ impl Invocation {
             at_sites: None,
             form,
             sites: Sites::Complete,
+            alone: false,
         }
     }
 
@@ -78,6 +80,13 @@ impl Invocation {
     #[must_use]
     pub fn in_parts(mut self) -> Self {
         self.sites = Sites::InParts;
+        self
+    }
+
+    /// It must not run twice at the same time: a minion refuses a second `state.apply`, and `saltutil.running` would show the others.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
