@@ -185,18 +185,17 @@ fn real_debug_tells_the_story_of_one_job() {
             .position(|line| line.contains(text));
         found.unwrap_or_else(|| panic!("{text:?} is not told of {jid}:\n{shim}"))
     };
-    let story = [
-        about("publication opened"),
-        about("published on the lower master"),
-        about("return seen"),
-        about("job over at this site"),
-    ];
-    assert!(story.is_sorted(), "{story:?}");
+    let opened = about("publication opened");
+    let published = about("published on the lower master");
+    let seen = about("return seen");
+    let over = about("job over at this site");
+    // A fast minion returns before the lower master has answered the publish.
+    assert!(opened < published.min(seen) && published.max(seen) < over);
     about("return answered by the MoM");
-    let opened = shim
+    let line = shim
         .lines()
         .find(|line| line.contains(&jid) && line.contains("publication opened"));
-    let entry_id = opened
+    let entry_id = line
         .and_then(|line| line.split("entry_id=").nth(1))
         .and_then(|rest| rest.split(' ').next());
     let entry_id = entry_id.expect("the entry's id");

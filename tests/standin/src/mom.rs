@@ -74,6 +74,9 @@ pub struct Seen {
     pub unreadable: Vec<Bytes>,
 }
 
+/// Why nothing can be sent.
+const STOPPED: &str = "the stand-in MoM is stopped";
+
 struct State {
     master: Master,
     door: Door,
@@ -93,7 +96,8 @@ pub struct StandinMom {
     address: Address,
     config_file: PathBuf,
     state: Arc<Mutex<State>>,
-    publisher: Mutex<Publisher>,
+    /// `None` while stopped.
+    publisher: Mutex<Option<Publisher>>,
     port: Option<RequestPort>,
 }
 
@@ -130,7 +134,7 @@ impl StandinMom {
             seen: Seen::default(),
         };
         let mut mom = Self {
-            publisher: Mutex::new(Publisher::bind(&address)?),
+            publisher: Mutex::new(Some(Publisher::bind(&address)?)),
             address,
             config_file,
             state: Arc::new(Mutex::new(state)),
@@ -166,20 +170,21 @@ impl StandinMom {
     /// Sends one frame to all subscribers.
     ///
     /// # Errors
-    /// When libzmq refuses it.
+    /// When libzmq refuses it, or the master is stopped.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        Ok(self.publisher().socket.send(frame, 0)?)
+        let publisher = self.publisher();
+        let publisher = publisher.as_ref().context(STOPPED)?;
+        Ok(publisher.socket.send(frame, 0)?)
     }
 
     /// Sends a message of several frames, which only masters with `zmq_filtering` do (two).
     ///
     /// # Errors
-    /// When libzmq refuses it.
+    /// When libzmq refuses it, or the master is stopped.
     pub fn send_parts(&self, frames: &[&[u8]]) -> Result<()> {
-        Ok(self
-            .publisher()
-            .socket
-            .send_multipart(frames.iter().copied(), 0)?)
+        let publisher = self.publisher();
+        let publisher = publisher.as_ref().context(STOPPED)?;
+        Ok(publisher.socket.send_multipart(frames.iter().copied(), 0)?)
     }
 
     /// Makes a publication and sends it.
@@ -197,7 +202,8 @@ impl StandinMom {
     /// When none does in time.
     pub fn await_subscriber(&self, within: Duration) -> Result<()> {
         wait_until("a subscriber of the publish port", within, || {
-            match self.publisher().subscriptions() {
+            let subscriptions = self.publisher().as_mut().map(Publisher::subscriptions);
+            match subscriptions.unwrap_or(0) {
                 0 => Err("nobody has subscribed"),
                 _ => Ok(()),
             }
@@ -281,17 +287,10 @@ impl StandinMom {
         })
     }
 
-    /// Closes both ports.
+    /// Closes both ports and every connection.
     pub fn stop(&mut self) {
         self.port = None;
-        let publisher = self
-            .publisher
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        publisher
-            .socket
-            .unbind(&publish_endpoint(&self.address))
-            .ok();
+        *self.publisher() = None;
     }
 
     /// Opens both ports again, with the same keys.
@@ -299,7 +298,7 @@ impl StandinMom {
     /// # Errors
     /// When a port is taken.
     pub fn start_again(&mut self) -> Result<()> {
-        self.publisher = Mutex::new(Publisher::bind(&self.address)?);
+        *self.publisher() = Some(Publisher::bind(&self.address)?);
         self.open_port()
     }
 
@@ -317,7 +316,7 @@ impl StandinMom {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publisher(&self) -> MutexGuard<'_, Publisher> {
+    fn publisher(&self) -> MutexGuard<'_, Option<Publisher>> {
         self.publisher
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
