@@ -20,10 +20,11 @@ pub(crate) enum Origin {
         /// Whether the lower master's own bare-jid event, which the ack stands for, has been seen.
         bare_jid_seen: bool,
     },
-    /// Started on the lower master itself. The load goes up once, with the first return.
+    /// Started on the lower master itself.
     Local {
-        /// The load for the MoM's job cache, until it has been sent.
-        load: Option<Value>,
+        /// The load for the MoM's job cache. It goes up with every return: several requests are under way at once, and
+        /// a MoM that gets a return of a job that it does not know yet drops it.
+        load: Value,
     },
     /// The shim's own `saltutil.find_job` about another job; nothing of it goes up.
     Probe,
@@ -78,7 +79,7 @@ mod tests {
             bare_jid_seen: false,
         };
         origins.note(&jid(1), upstream.clone());
-        origins.note(&jid(1), Origin::Local { load: None });
+        origins.note(&jid(1), Origin::Local { load: Value::Nil });
         assert_eq!(origins.get(&jid(1)), Some(&upstream));
     }
 
@@ -86,7 +87,7 @@ mod tests {
     fn oldest_job_is_forgotten_at_the_bound() {
         let mut origins = Origins::default();
         for number in 0..=JOBS_MAX {
-            origins.note(&jid(number), Origin::Local { load: None });
+            origins.note(&jid(number), Origin::Local { load: Value::Nil });
         }
         assert_eq!(
             (origins.by_jid.len(), origins.order.len()),

@@ -29,7 +29,7 @@ use crate::{config::SyndicMode, job_cache};
 pub(crate) struct Return {
     /// Who returned what for which job; the fields that go up.
     pub(crate) event: ReturnEvent,
-    /// The load of a job that was started below, with its first return only.
+    /// The load of a job that was started below.
     pub(crate) load: Option<Value>,
     /// Bytes that it takes on the wire, more or less.
     pub(crate) bytes: usize,
@@ -147,7 +147,7 @@ impl Router {
                 };
             }
             Some(Origin::Upstream { index, .. }) => (Some(*index), None),
-            Some(Origin::Local { load }) => (None, load.take()),
+            Some(Origin::Local { load }) => (None, Some(load.clone())),
             None => (None, None),
         };
         Route::Return {
@@ -203,14 +203,14 @@ impl Router {
         }
     }
 
-    /// A job that is new here and came from no MoM was started here: its load goes up with the first return.
+    /// A job that is new here and came from no MoM was started here: its load goes up with its returns.
     fn note_local(&mut self, jid: &str, data: &Value) {
         let Ok(jid) = Jid::parse(jid) else { return };
         if self.origins.get(&jid).is_some() {
             return;
         }
         let load = local_load(data);
-        self.origins.note(&jid, Origin::Local { load: Some(load) });
+        self.origins.note(&jid, Origin::Local { load });
     }
 }
 
