@@ -378,6 +378,8 @@ fn sign_in_config(config: &Config) -> anyhow::Result<SignInConfig> {
         .clone()
         .or_else(|| syndic.master_finger.clone());
     sign_in.hash_type.clone_from(&syndic.hash_type);
+    sign_in.signing_key_file = syndic.signing_key();
+    sign_in.always_verify_signature = syndic.always_verify_signature;
     sign_in.auth_timeout = syndic.auth_timeout;
     sign_in.acceptance_wait = syndic.acceptance_wait_time;
     sign_in.acceptance_wait_max = syndic.acceptance_wait_time_max;

@@ -57,6 +57,10 @@ pub struct SyndicConfig {
     pub sign_pub_messages: bool,
     /// Whether the master's key must be signed by its signing key.
     pub verify_master_pubkey_sign: bool,
+    /// Whether the stored key of the master must be signed, too.
+    pub always_verify_signature: bool,
+    /// Name of the signing key's file, without `.pub`; see [`Self::signing_key`].
+    pub master_sign_key_name: String,
     /// `OAEP-SHA1` or `OAEP-SHA224`, as Salt writes it.
     pub encryption_algorithm: String,
     /// `PKCS1v15-SHA1` or `PKCS1v15-SHA224`, as Salt writes it.
@@ -192,6 +196,8 @@ impl SyndicConfig {
             hash_type: own.text("hash_type", "sha256").to_lowercase(),
             sign_pub_messages: own.bool("sign_pub_messages", false),
             verify_master_pubkey_sign: own.bool("verify_master_pubkey_sign", false),
+            always_verify_signature: own.bool("always_verify_signature", false),
+            master_sign_key_name: own.text("master_sign_key_name", "master_sign"),
             encryption_algorithm: own
                 .choice(
                     "encryption_algorithm",
@@ -233,6 +239,15 @@ impl SyndicConfig {
     /// The public key, which is the minion's: `minion.pub`.
     pub fn public_key(&self) -> PathBuf {
         self.pki_dir.join("minion.pub")
+    }
+
+    /// The key that vouches for the master's key, where `verify_master_pubkey_sign` asks for it: `master_sign.pub`.
+    pub fn signing_key(&self) -> Option<PathBuf> {
+        let file = || {
+            self.pki_dir
+                .join(format!("{}.pub", self.master_sign_key_name))
+        };
+        self.verify_master_pubkey_sign.then(file)
     }
 
     /// The key of the master above, kept at the first sign-in: `syndic_master.pub`.
