@@ -42,7 +42,10 @@ pub fn print_table(title: &str, rows: &[Vec<String>]) {
     println!("\n{title}");
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
     };
     let widths: Vec<usize> = (0..columns).filter_map(width).collect();
     for row in rows {
@@ -68,7 +71,10 @@ pub fn seconds(duration: Duration) -> String {
 /// `1.85x`
 #[must_use]
 pub fn ratio(duration: Duration, peer: Duration) -> String {
-    format!("{:.2}x", duration.as_secs_f64() / peer.as_secs_f64().max(f64::EPSILON))
+    format!(
+        "{:.2}x",
+        duration.as_secs_f64() / peer.as_secs_f64().max(f64::EPSILON)
+    )
 }
 
 #[cfg(test)]

@@ -27,7 +27,9 @@ fn main() -> Result<()> {
     let mut jobs = 200;
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let value = arguments.next().with_context(|| format!("{argument} needs a value"))?;
+        let value = arguments
+            .next()
+            .with_context(|| format!("{argument} needs a value"))?;
         match argument.as_str() {
             "--salt" => version = value.parse()?,
             "--jobs" => jobs = value.parse()?,
@@ -42,10 +44,16 @@ fn main() -> Result<()> {
     }
     let version = version.to_string();
     print_table(
-        &format!("publish to last return on the bus, {} minions, Salt {version}", MINIONS.len()),
+        &format!(
+            "publish to last return on the bus, {} minions, Salt {version}",
+            MINIONS.len()
+        ),
         &latency,
     );
-    print_table(&format!("salt '*' test.ping on the MoM, syndic_wait: 1, Salt {version}"), &ping);
+    print_table(
+        &format!("salt '*' test.ping on the MoM, syndic_wait: 1, Salt {version}"),
+        &ping,
+    );
     print_table(&format!("idle for {} s", IDLE.as_secs()), &idle);
     Ok(())
 }
@@ -109,7 +117,11 @@ fn measure(
             let after = daemon.process()?.usage()?;
             let busy = (after.cpu - before.cpu).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
             let mebibytes = after.rss as f64 / f64::from(1 << 20);
-            idle.push(vec![name.to_owned(), format!("{mebibytes:.1} MiB"), format!("{busy:.2} %")]);
+            idle.push(vec![
+                name.to_owned(),
+                format!("{mebibytes:.1} MiB"),
+                format!("{busy:.2} %"),
+            ]);
         }
     }
     Ok(())
@@ -120,7 +132,10 @@ fn job(master: &mut EventRecorder) -> Result<Duration> {
     let published = master.publish("a*", "glob", "test.ping", json!([]))?;
     let jid = published.jid.context("the job has a jid")?;
     let returns = master.wait_for_returns(&jid, MINIONS.len(), Duration::from_secs(30))?;
-    let last = returns.iter().map(|event| event.at).fold(f64::MIN, f64::max);
+    let last = returns
+        .iter()
+        .map(|event| event.at)
+        .fold(f64::MIN, f64::max);
     master.clear();
     Ok(Duration::from_secs_f64((last - published.began).max(0.0)))
 }

@@ -25,10 +25,15 @@ const WITHIN: Duration = Duration::from_secs(180);
 
 fn main() -> Result<()> {
     let jobs = match env::args().nth(1) {
-        Some(count) => count.parse().context("the argument is the number of publications")?,
+        Some(count) => count
+            .parse()
+            .context("the argument is the number of publications")?,
         None => 10_000,
     };
-    let relay = Relay::builder().site("site1", &MINIONS).site("site2", &MINIONS).start()?;
+    let relay = Relay::builder()
+        .site("site1", &MINIONS)
+        .site("site2", &MINIONS)
+        .start()?;
     eprintln!("[bench] signing {jobs} publications");
     let jids: Vec<String> = (1..=jobs).map(jid).collect();
     let frames: Vec<_> = jids
@@ -45,7 +50,10 @@ fn main() -> Result<()> {
     }
     let down = began.elapsed();
     for site in &relay.sites {
-        ensure!(site.lower.jids() == jids, "a site got the publications in another order, or some twice");
+        ensure!(
+            site.lower.jids() == jids,
+            "a site got the publications in another order, or some twice"
+        );
     }
 
     let frame_bytes = frames.first().map_or(0, |frame| frame.len());
@@ -55,24 +63,39 @@ fn main() -> Result<()> {
     let began = clock();
     for site in &relay.sites {
         for jid in &jids {
-            site.lower.bus.fire_return(jid, "a1", "test.ping", true.into())?;
+            site.lower
+                .bus
+                .fire_return(jid, "a1", "test.ping", true.into())?;
         }
     }
-    relay.mom.await_returns(jids.len() * relay.sites.len(), WITHIN)?;
+    relay
+        .mom
+        .await_returns(jids.len() * relay.sites.len(), WITHIN)?;
     let up = began.elapsed();
 
     let per_second = |count: u64, took: Duration| count as f64 / took.as_secs_f64();
     let published = per_second(jobs, down);
-    let row = |what: &str, rate: f64, note: String| {
-        vec![what.to_owned(), format!("{rate:.0}/s"), note]
-    };
+    let row =
+        |what: &str, rate: f64, note: String| vec![what.to_owned(), format!("{rate:.0}/s"), note];
     let sites = relay.sites.len();
     print_table(
         &format!("{jobs} publications of {frame_bytes} bytes, {sites} sites, in order, each once"),
         &[
-            row("MoM socket to both lower masters", published, format!("{:.0} % of redis-benchmark", published / redis * 100.0)),
-            row("redis-benchmark, same step, no subscriber", redis, String::new()),
-            row("returns, both sites' buses to the MoM", per_second(jobs * sites as u64, up), String::new()),
+            row(
+                "MoM socket to both lower masters",
+                published,
+                format!("{:.0} % of redis-benchmark", published / redis * 100.0),
+            ),
+            row(
+                "redis-benchmark, same step, no subscriber",
+                redis,
+                String::new(),
+            ),
+            row(
+                "returns, both sites' buses to the MoM",
+                per_second(jobs * sites as u64, up),
+                String::new(),
+            ),
         ],
     );
     Ok(())
@@ -85,22 +108,61 @@ fn redis_benchmark(redis: &RedisServer, jobs: u64, frame_bytes: usize) -> Result
     let frame = "x".repeat(frame_bytes);
     let socket = redis.socket();
     let output = Command::new("redis-benchmark")
-        .args(["-h", &socket.ip().to_string(), "-p", &socket.port().to_string()])
-        .args(["-n", &jobs.to_string(), "-c", "1", "-P", "256", "-r", "1000000000", "--csv"])
-        .args(["EVALSHA", digest, "3", "bench:head", "bench:stream", "bench:seen:__rand_int__"])
-        .args([&frame, "1795000000000", "1795000000000", "0", "0", "100000", "900000"])
+        .args([
+            "-h",
+            &socket.ip().to_string(),
+            "-p",
+            &socket.port().to_string(),
+        ])
+        .args([
+            "-n",
+            &jobs.to_string(),
+            "-c",
+            "1",
+            "-P",
+            "256",
+            "-r",
+            "1000000000",
+            "--csv",
+        ])
+        .args([
+            "EVALSHA",
+            digest,
+            "3",
+            "bench:head",
+            "bench:stream",
+            "bench:seen:__rand_int__",
+        ])
+        .args([
+            &frame,
+            "1795000000000",
+            "1795000000000",
+            "0",
+            "0",
+            "100000",
+            "900000",
+        ])
         .args(["bench:channel", "bench", "262144"])
         .output()
         .context("failed to run redis-benchmark, which comes with redis-tools")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let rate = text.lines().last().and_then(|line| line.rsplit("\",\"").nth(6)?.parse().ok());
+    let rate = text
+        .lines()
+        .last()
+        .and_then(|line| line.rsplit("\",\"").nth(6)?.parse().ok());
     match rate {
         Some(rate) if output.status.success() => Ok(rate),
-        _ => bail!("redis-benchmark printed no rate: {text}{}", String::from_utf8_lossy(&output.stderr)),
+        _ => bail!(
+            "redis-benchmark printed no rate: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "no runtime here whose time could be paused")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no runtime here whose time could be paused"
+)]
 fn clock() -> Instant {
     Instant::now()
 }
