@@ -67,6 +67,8 @@ impl RedisBuilder {
             format!("port {}", self.port),
             format!("dir {}", dir.display()),
             "daemonize no".to_owned(),
+            // A title of its own would overwrite the environment, and with it the mark by which clean-up finds it.
+            "set-proc-title no".to_owned(),
             "protected-mode no".to_owned(),
             "save \"\"".to_owned(),
             // A restart keeps its data, as an operator's server would.
