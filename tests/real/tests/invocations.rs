@@ -370,6 +370,14 @@ fn same_answers(mom: SaltVersion, sites: SaltVersion, (seconds, timeout): (&str,
     for invocation in targets().iter().chain(&functions()).chain(&external_user()) {
         seen.check(invocation);
     }
+    let refused = tree
+        .mom
+        .salt(&[&MARY[..], &["*", "cmd.run", "id"]].concat())
+        .expect("salt runs");
+    let said = format!("{}{}", refused.stdout, refused.stderr);
+    seen.demand(said.contains("Authorization error"), || {
+        format!("an external user who may not is told {said}")
+    });
     check_nobody(&tree, &mut seen);
     check_background_job(&tree, &mut seen);
     check_big_output(&tree, &mut seen);
