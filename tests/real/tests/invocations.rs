@@ -419,7 +419,7 @@ fn real_3007_answers_as_its_sites_do() {
         Invocation::new(Json, &["*", "test.ping"]),
         Invocation::new(Json, &["-C", "E@a[12] or b3", "test.version"]).of_minions_only(),
         Invocation::new(StaticJson, &["*", "state.apply", "small", "test=True"]).alone(),
-        Invocation::new(Text, &["?1", "cmd.run", "exit 3"]).of_minions_only(),
+        Invocation::new(Json, &["?1", "cmd.run", "echo out; exit 3"]).of_minions_only(),
     ] {
         seen.check(&invocation);
     }
