@@ -245,7 +245,7 @@ impl DeliveryTask {
             if age > self.parts.job_ttl {
                 return self.parts.telemetry.expired(jid, age);
             }
-            match self.parts.local.publish(load).await {
+            match self.parts.local.publish(load, crate::PUBLISH_TIMEOUT).await {
                 Ok(PublishReply::Published {
                     minions, missing, ..
                 }) => {

@@ -37,6 +37,7 @@ use tokio::sync::mpsc;
 
 pub use config::Config;
 
+mod aes_keys;
 mod config;
 mod cursor;
 mod delivery;
@@ -52,6 +53,7 @@ mod telemetry;
 mod upstream;
 
 use self::{
+    aes_keys::AesKeyFile,
     config::Relay,
     cursor::Cursor,
     delivery::{DeliveryParts, DeliveryTask},
@@ -295,7 +297,10 @@ impl<'a> Shim<'a> {
         tasks.spawn(format!("replies-{}", relay.mom), replies.run(events));
         let requester = Arc::new(TunnelRequester(Arc::new(tunnel)));
         let sign_in = SignIn::new(sign_in_config(self.config)?, requester)?;
-        let session = Arc::new(Session::new(sign_in, SessionConfig::default())?);
+        let keys = AesKeyFile::open(&self.config.state_dir, &relay.mom, self.telemetry.clone())
+            .context("failed to read the AES keys in state_dir")?;
+        let session = Session::new(sign_in, SessionConfig::default())?.with_store(Arc::new(keys));
+        let session = Arc::new(session);
         let run = session::run(
             Arc::clone(&session),
             self.config.syndic.enable_legacy_startup_events,

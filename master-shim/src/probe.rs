@@ -1,8 +1,11 @@
 //! Asks the site's minions by `saltutil.find_job`, under jids of the shim's own, whether they run a job.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -12,6 +15,9 @@ use salt_wire::{
     ids::{Jid, MinionId},
     msgpack::Value,
 };
+
+/// How long the lower master may take for the question: on a large site it matches targets for seconds.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why the minions were not asked.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +87,7 @@ impl Prober {
         };
         match self
             .local
-            .publish_with(build)
+            .publish_with(build, PUBLISH_TIMEOUT)
             .await
             .map_err(ProbeError::Publish)?
         {

@@ -1,6 +1,6 @@
 //! What the master-shim counts and logs: one method per thing that happens.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use daemon_kit::{
     chain,
@@ -481,6 +481,11 @@ impl Telemetry {
         add("refused", counts.refused, before.refused);
         add("unanswered", counts.unanswered, before.unanswered);
         add("failed", counts.failed, before.failed);
+    }
+
+    pub(crate) fn aes_keys_not_written(&self, path: &Path, err: &(dyn Error + 'static)) {
+        error!(path = %path.display(), error = %chain(err),
+            "a restart while the MoM changes its key may leave publications that do not open");
     }
 
     pub(crate) fn start_event_failed(&self, err: &(dyn Error + 'static)) {

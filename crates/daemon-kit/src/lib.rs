@@ -26,7 +26,7 @@ pub mod throttle;
 pub mod yaml;
 
 pub use chain::chain;
-pub use clock::unix_millis;
+pub use clock::{steady_millis, unix_millis};
 pub use run::Context;
 pub use tasks::{ExitReason, Tasks};
 pub use tokio_util::sync::CancellationToken;

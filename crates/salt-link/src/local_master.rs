@@ -27,8 +27,7 @@ pub struct LocalMasterConfig {
     pub cachedir: PathBuf,
     /// The master's `user`, whose key is used and who publishes.
     pub user: String,
-    /// How long the master may take to answer. It works out the matching minions first, so that a
-    /// large site needs seconds.
+    /// How long the master may take to answer a ping.
     pub timeout: Duration,
 }
 
@@ -115,13 +114,21 @@ impl LocalMaster {
         key_file(&self.config.cachedir, &self.config.user)
     }
 
-    /// Publishes the job of a publication from above, whole.
+    /// Publishes the job of a publication from above, whole. `timeout` is the caller's: a request that was given up may
+    /// be carried out all the same, so that only the caller knows how long it makes sense to wait.
     ///
     /// # Errors
     /// See [`LocalMasterError`]; every other answer of the master is a [`PublishReply`].
-    pub async fn publish(&self, load: &PublicationLoad) -> Result<PublishReply, LocalMasterError> {
-        self.publish_with(|key| Publish::from_load(load, key, &self.config.user))
-            .await
+    pub async fn publish(
+        &self,
+        load: &PublicationLoad,
+        timeout: Duration,
+    ) -> Result<PublishReply, LocalMasterError> {
+        self.publish_with(
+            |key| Publish::from_load(load, key, &self.config.user),
+            timeout,
+        )
+        .await
     }
 
     /// Publishes a job that `build` makes with the key it is given. It is called twice when the key
@@ -132,9 +139,10 @@ impl LocalMaster {
     pub async fn publish_with(
         &self,
         build: impl Fn(RootKey) -> Publish + Send + Sync,
+        timeout: Duration,
     ) -> Result<PublishReply, LocalMasterError> {
         let (key, fresh) = self.key()?;
-        let reply = self.send(&build(key)).await?;
+        let reply = self.send(&build(key), timeout).await?;
         if !matches!(reply, PublishReply::AuthenticationError) {
             return Ok(reply);
         }
@@ -147,7 +155,7 @@ impl LocalMaster {
         }
         info!(key_file = %self.key_file().display(), "the local master has a new key");
         let (key, _) = self.key()?;
-        match self.send(&build(key)).await? {
+        match self.send(&build(key), timeout).await? {
             PublishReply::AuthenticationError => {
                 self.forget_key();
                 Err(refused())
@@ -164,8 +172,12 @@ impl LocalMaster {
         alive(&*self.requester, self.config.timeout).await
     }
 
-    async fn send(&self, job: &Publish) -> Result<PublishReply, LocalMasterError> {
-        let sent = self.requester.request(job.encode(), self.config.timeout);
+    async fn send(
+        &self,
+        job: &Publish,
+        timeout: Duration,
+    ) -> Result<PublishReply, LocalMasterError> {
+        let sent = self.requester.request(job.encode(), timeout);
         let reply = sent.await.map_err(LocalMasterError::Request)?;
         PublishReply::parse(&reply).map_err(LocalMasterError::Reply)
     }

@@ -9,8 +9,8 @@
 //! - Signing in again is limited to once in [`SessionConfig::sign_in_interval`], so that a master
 //!   that refuses everything is not flooded.
 //! - AES keys of earlier sign-ins are kept, newest first, up to [`SessionConfig::aes_keys_max`]:
-//!   publications that were under way when the master changed its key can still be opened. They
-//!   live in memory only.
+//!   publications that were under way when the master changed its key can still be opened. An
+//!   [`AesKeyStore`] carries them across a restart.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,6 +86,15 @@ impl SessionError {
     }
 }
 
+/// Where AES keys outlive the process.
+pub trait AesKeyStore: Send + Sync {
+    /// The keys of earlier sign-ins, newest first.
+    fn load(&self) -> Vec<AesKey>;
+    /// The key of the sign-in just made. A store that fails tells it by itself: the session goes on with the keys in
+    /// memory.
+    fn save(&self, current: &AesKey);
+}
+
 #[derive(Default)]
 struct State {
     current: Option<Arc<SessionKeys>>,
@@ -99,6 +108,7 @@ pub struct Session {
     identity: Identity,
     config: SessionConfig,
     state: Mutex<State>,
+    store: Option<Arc<dyn AesKeyStore>>,
     /// Held by the one that signs in; holds when the last sign-in was begun.
     turn: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -124,8 +134,19 @@ impl Session {
             identity,
             config,
             state: Mutex::new(State::default()),
+            store: None,
             turn: tokio::sync::Mutex::new(None),
         })
+    }
+
+    /// The same session, which knows the keys of `store` and keeps its own there.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn AesKeyStore>) -> Self {
+        let mut earlier = VecDeque::from(store.load());
+        earlier.truncate(self.config.aes_keys_max);
+        self.lock().earlier = earlier;
+        self.store = Some(store);
+        self
     }
 
     /// Own id.
@@ -199,6 +220,14 @@ impl Session {
     }
 
     fn take(&self, credentials: Credentials) -> Arc<SessionKeys> {
+        let keys = self.change_keys(credentials);
+        if let Some(store) = &self.store {
+            store.save(&keys.credentials.aes);
+        }
+        keys
+    }
+
+    fn change_keys(&self, credentials: Credentials) -> Arc<SessionKeys> {
         let mut state = self.lock();
         let last = state.current.take();
         let generation = last.as_ref().map_or(0, |keys| keys.generation) + 1;

@@ -90,7 +90,10 @@ fn job(key: RootKey, marker: &str) -> Publish {
 async fn publish(local: &LocalMaster, marker: &str) -> String {
     within("publishing", async {
         loop {
-            match local.publish_with(|key| job(key, marker)).await {
+            match local
+                .publish_with(|key| job(key, marker), Duration::from_secs(15))
+                .await
+            {
                 Ok(PublishReply::Published { jid, .. }) => return jid.to_string(),
                 Ok(PublishReply::Error(_)) => {}
                 Ok(other) => panic!("{other:?}"),

@@ -444,7 +444,7 @@ mod local_master {
             std::fs::write(dir.path().join(file), "the-key").unwrap();
             let (publisher, local) = local(dir.path(), user, "the-key");
             local.ping().await.unwrap();
-            let reply = local.publish(&job()).await.unwrap();
+            let reply = local.publish(&job(), Duration::from_secs(5)).await.unwrap();
             assert!(matches!(reply, PublishReply::Published { .. }), "{reply:?}");
             assert_eq!(
                 publisher.loads.lock().unwrap()[0].get_str("user"),
@@ -459,17 +459,17 @@ mod local_master {
         let file = dir.path().join(".root_key");
         std::fs::write(&file, "old").unwrap();
         let (publisher, local) = local(dir.path(), "root", "old");
-        local.publish(&job()).await.unwrap();
+        local.publish(&job(), Duration::from_secs(5)).await.unwrap();
         *publisher.key.lock().unwrap() = "new".to_owned();
         // The master listens before it has written the file.
-        let refused = local.publish(&job()).await;
+        let refused = local.publish(&job(), Duration::from_secs(5)).await;
         assert!(
             matches!(refused, Err(LocalMasterError::Authentication { .. })),
             "{refused:?}"
         );
         assert!(refused.unwrap_err().is_transient());
         std::fs::write(&file, "new").unwrap();
-        local.publish(&job()).await.unwrap();
+        local.publish(&job(), Duration::from_secs(5)).await.unwrap();
         assert_eq!(publisher.loads.lock().unwrap().len(), 2);
     }
 
@@ -477,14 +477,20 @@ mod local_master {
     async fn a_missing_or_empty_key_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let (_publisher, local) = local(dir.path(), "root", "key");
-        let error = local.publish(&job()).await.unwrap_err();
+        let error = local
+            .publish(&job(), Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, LocalMasterError::KeyFile { .. }),
             "{error:?}"
         );
         assert!(error.to_string().contains(".root_key"), "{error}");
         std::fs::write(dir.path().join(".root_key"), "\n").unwrap();
-        let error = local.publish(&job()).await.unwrap_err();
+        let error = local
+            .publish(&job(), Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert!(matches!(error, LocalMasterError::Key { .. }), "{error:?}");
     }
 }
