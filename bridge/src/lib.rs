@@ -89,6 +89,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
 
     let appender = AppenderConfig {
         publications_max: config.publications_max,
+        clock: format!("{}/{}", config.bridge, daemon_kit::unix_millis()),
         ..AppenderConfig::default()
     };
     let appender = Arc::new(Appender::new(

@@ -142,7 +142,7 @@ fn redis_benchmark(redis: &RedisServer, jobs: u64, frame_bytes: usize) -> Result
             "100000",
             "900000",
         ])
-        .args(["bench:channel", "bench", "262144"])
+        .args(["bench:channel", "bench", "262144", "bench/1795000000000"])
         .output()
         .context("failed to run redis-benchmark, which comes with redis-tools")?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -2,7 +2,7 @@
 -- KEYS: 1 head, 2 stream, 3 seen marker of the frame
 -- ARGV: 1 frame, 2 received-at ms, 3 candidate epoch (now in ms), 4 and 5 newest epoch and number
 --       that the caller knows of, 6 entries to keep, 7 ms to keep the marker, 8 channel,
---       9 name of the bridge, 10 largest frame that goes by pub/sub
+--       9 name of the bridge, 10 largest frame that goes by pub/sub, 11 name of the bridge's clock
 -- Returns {entry id, 1 if the frame was there already else 0}.
 
 -- Redis 7.0 does not name the command that a user may not run in a script.
@@ -36,7 +36,7 @@ end
 
 local function add()
     return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6],
-        string.format('%.0f-%.0f', epoch, number), 'v', '1', 't', ARGV[2], 'f', ARGV[1])
+        string.format('%.0f-%.0f', epoch, number), 'v', '1', 't', ARGV[2], 'c', ARGV[11], 'f', ARGV[1])
 end
 
 local id = add()
@@ -57,7 +57,7 @@ if type(id) == 'table' and id.err then error('XADD: ' .. id.err) end
 call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'number', string.format('%.0f', number))
 call('SET', KEYS[3], id, 'PX', ARGV[7])
 if #ARGV[1] <= tonumber(ARGV[10]) then
-    call('PUBLISH', ARGV[8], 'v=1 id=' .. id .. ' t=' .. ARGV[2] .. '\n' .. ARGV[1])
+    call('PUBLISH', ARGV[8], 'v=1 id=' .. id .. ' t=' .. ARGV[2] .. ' c=' .. ARGV[11] .. '\n' .. ARGV[1])
 else
     -- A large frame would overrun subscribers' output buffers: it is announced and read.
     call('PUBLISH', ARGV[8], 'v=1 beat=' .. ARGV[9] .. ' id=' .. id .. ' t=' .. ARGV[3] .. '\n')

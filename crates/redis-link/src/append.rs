@@ -40,6 +40,9 @@ pub struct AppenderConfig {
     pub pubsub_frame_bytes_max: usize,
     /// Larger frames are refused.
     pub frame_bytes_max: usize,
+    /// The name of the clock that frames and heart-beats are stamped with, `<bridge>/<start>`.
+    /// Empty: they do not say.
+    pub clock: String,
 }
 
 impl Default for AppenderConfig {
@@ -51,6 +54,7 @@ impl Default for AppenderConfig {
             seen_for: Duration::from_secs(15 * 60),
             pubsub_frame_bytes_max: 256 * 1024,
             frame_bytes_max: 128 << 20,
+            clock: String::new(),
         }
     }
 }
@@ -184,7 +188,8 @@ impl Appender {
             )
             .arg(self.keys.publications())
             .arg(self.bridge.as_str())
-            .arg(self.config.pubsub_frame_bytes_max);
+            .arg(self.config.pubsub_frame_bytes_max)
+            .arg(&self.config.clock);
         call
     }
 
@@ -199,7 +204,8 @@ impl Appender {
         call.arg(self.keys.head())
             .arg(self.keys.publications())
             .arg(self.bridge.as_str())
-            .arg(now_ms);
+            .arg(now_ms)
+            .arg(&self.config.clock);
         let limit = self.lane.endpoint.op_timeout;
         let values = self.beat.run(&self.lane, OPERATION, &[call], limit).await?;
         let newest = values

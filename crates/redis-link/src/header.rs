@@ -1,14 +1,14 @@
 //! The header line of pub/sub messages: `key=value` pairs, a line end, then the raw frame.
 //!
 //! ```text
-//! v=1 id=<epoch>-<number> t=<received ms>\n<frame>                 publication
-//! v=1 beat=<bridge> id=<newest id or 0-0> t=<now ms>\n             heart-beat
+//! v=1 id=<epoch>-<number> t=<received ms> c=<clock>\n<frame>       publication
+//! v=1 beat=<bridge> id=<newest id> t=<now ms> c=<clock>\n          heart-beat
 //! v=1 rid=<rid> status=ok\n<frame>                                 reply
 //! v=1 rid=<rid> status=refused|timeout reason=<word>\n             reply without a frame
 //! ```
 //! Keys that are not known are ignored; a `v` that is not known is refused by name.
 
-/// The longest header that is looked at. Ours take some 80 bytes plus a name of at most 253.
+/// The longest header that is looked at. Ours take some 80 bytes plus two names of at most 300.
 const HEADER_BYTES_MAX: usize = 1024;
 
 /// The pairs of a header and where the frame begins.

@@ -210,7 +210,7 @@ fn page(after: EntryId, newest: EntryId, entries: Vec<Value>, at_end: bool) -> (
 }
 
 fn publication(raw: &mut RawEntry) -> Result<Publication, String> {
-    let [version, received_at, frame] = raw.take(["v", "t", "f"]);
+    let [version, received_at, clock, frame] = raw.take(["v", "t", "c", "f"]);
     match version.as_deref() {
         Some(b"1") => {}
         Some(other) => return Err(format!("unknown version v={}", other.escape_ascii())),
@@ -225,6 +225,7 @@ fn publication(raw: &mut RawEntry) -> Result<Publication, String> {
     Ok(Publication {
         entry_id,
         received_at_ms,
+        clock: clock.and_then(|text| value::clock(std::str::from_utf8(&text).ok()?)),
         frame: frame.ok_or("no field f")?,
     })
 }

@@ -43,6 +43,8 @@ pub enum LinkEvent {
         newest: EntryId,
         /// The bridge's clock when it beat, unix milliseconds.
         sent_at_ms: u64,
+        /// The name of that clock, see [`Publication::clock`].
+        clock: Option<Box<str>>,
     },
     /// Nothing is heard any more. The task goes on trying; `Up` follows.
     Down {
@@ -186,11 +188,13 @@ impl Subscription {
         let header = Header::parse(message)?;
         let id = header.field("id", value::entry_id)?;
         let at_ms = header.field("t", value::digits)?;
+        let clock = header.get("c").and_then(value::clock);
         if let Some(bridge) = header.get("beat") {
             return Ok(LinkEvent::Beat {
                 bridge: bridge.to_owned(),
                 newest: id,
                 sent_at_ms: at_ms,
+                clock,
             });
         }
         if id.number == 0 {
@@ -198,17 +202,20 @@ impl Subscription {
         }
         let frame = message.get(header.frame_at..).unwrap_or_default();
         if frame.len() > self.config.frame_bytes_max {
+            // Says what there is, but nothing about time: it was not sent when it was received.
             let bridge = String::new();
             return Ok(LinkEvent::Beat {
                 bridge,
                 newest: id,
                 sent_at_ms: at_ms,
+                clock: None,
             });
         }
         let frame = Bytes::copy_from_slice(frame);
         Ok(LinkEvent::Publication(Publication {
             entry_id: id,
             received_at_ms: at_ms,
+            clock,
             frame,
         }))
     }

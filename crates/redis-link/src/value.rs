@@ -52,6 +52,16 @@ pub(crate) fn entry_id(text: &str) -> Option<EntryId> {
     (id.epoch <= NUMBER_MAX && id.number <= NUMBER_MAX).then_some(id)
 }
 
+/// The longest name of a clock: a bridge's name, a slash and a time in milliseconds.
+const CLOCK_BYTES_MAX: usize = 300;
+
+/// The name of a clock. One that no bridge gives is as good as none: the publication is still
+/// there, only its age is judged with less care.
+pub(crate) fn clock(text: &str) -> Option<Box<str>> {
+    let fits = (1..=CLOCK_BYTES_MAX).contains(&text.len());
+    (fits && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.into())
+}
+
 /// One entry of a stream as it came: its id and its fields, flat. A deleted entry that is still
 /// pending has no fields.
 pub(crate) struct RawEntry {

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Server, appender, counted, frame, keys, now_ms, open};
+use common::{Server, appender, counted, frame, keys, now_ms, open, site};
 use redis_link::{
-    Appender, Frame, LinkEvent, Redis, RedisConfig, RedisError, Role, StreamReader, Subscription,
-    SubscriptionConfig,
+    Appender, AppenderConfig, Frame, LinkEvent, Redis, RedisConfig, RedisError, Role, StreamReader,
+    Subscription, SubscriptionConfig,
 };
 use relay_core::EntryId;
 use relay_core::sequence::{Action, Event, Sequencer, SequencerConfig};
@@ -307,6 +307,46 @@ async fn a_frame_too_large_for_pub_sub_is_announced_and_read() {
     });
     let followed = followed.await.expect("soon");
     assert_eq!(followed.frames, [large, Bytes::from("small")]);
+}
+
+#[tokio::test]
+async fn the_clock_is_named_in_the_stream_in_the_channel_and_in_heart_beats() {
+    let server = Server::start();
+    let named = |clock: &str| {
+        let config = AppenderConfig {
+            clock: clock.to_owned(),
+            ..AppenderConfig::default()
+        };
+        Appender::new(&server.redis("bridge"), keys(), site("one"), config)
+    };
+    let (sender, mut events) = mpsc::channel(64);
+    let mut tasks = JoinSet::new();
+    let redis = server.redis("site");
+    tasks.spawn(Subscription::new(&redis, &keys(), SubscriptionConfig::default()).run(sender));
+    assert_eq!(events.recv().await, Some(LinkEvent::Up));
+    for (clock, told) in [
+        ("one/1795000000000", Some("one/1795000000000")),
+        ("", None),
+        (&"x".repeat(301), None),
+    ] {
+        let appender = named(clock);
+        append_surely(&appender, &[frame(format!("by {clock}"))]).await;
+        appender.beat(now_ms()).await.expect("a beat");
+        match events.recv().await {
+            Some(LinkEvent::Publication(heard)) => assert_eq!(heard.clock.as_deref(), told),
+            other => panic!("{other:?}"),
+        }
+        match events.recv().await {
+            Some(LinkEvent::Beat { clock, .. }) => assert_eq!(clock.as_deref(), told),
+            other => panic!("{other:?}"),
+        }
+        let before = appender.newest().previous();
+        let read = StreamReader::new(&redis, keys())
+            .read_after(before, 1)
+            .await;
+        let entries = read.expect("a page").page.entries;
+        assert_eq!(entries[0].clock.as_deref(), told);
+    }
 }
 
 #[tokio::test]

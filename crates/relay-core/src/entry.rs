@@ -94,6 +94,9 @@ pub struct Publication {
     pub entry_id: EntryId,
     /// Unix time in milliseconds at which the bridge received the frame.
     pub received_at_ms: u64,
+    /// The clock that this time was read from, `<bridge>/<start>`: only times of the same clock can
+    /// be compared with each other. `None` when the entry does not say.
+    pub clock: Option<Box<str>>,
     /// The top master's payload frame, unopened.
     pub frame: Bytes,
 }
@@ -104,6 +107,7 @@ impl fmt::Debug for Publication {
         f.debug_struct("Publication")
             .field("entry_id", &self.entry_id)
             .field("received_at_ms", &self.received_at_ms)
+            .field("clock", &self.clock)
             .field("frame_bytes", &self.frame.len())
             .finish()
     }

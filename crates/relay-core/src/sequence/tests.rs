@@ -18,6 +18,7 @@ fn publication(entry_id: EntryId) -> Publication {
     Publication {
         entry_id,
         received_at_ms: entry_id.number,
+        clock: None,
         frame,
     }
 }
