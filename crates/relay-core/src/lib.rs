@@ -4,13 +4,23 @@
 //! a test exactly as a daemon drives it.
 //!
 //! - [`entry`]: the numbers of the publications stream.
+//! - [`backlog`]: what a bridge's journal holds for Redis.
+//! - [`clock`]: how old is a publication, when clocks differ?
+//! - [`lease`]: which of several shims of a site works?
+//! - [`intake`]: is a publication to be published, known, or too old?
 //! - [`sequence`]: pub/sub, heart-beats and pages of the stream become one ordered delivery.
+//! - [`serials`]: which publications never came?
 //! - [`target`]: does a job's target match one minion id?
 //! - [`jobs`]: when and what a site answers under its own id.
 
+pub mod backlog;
+pub mod clock;
 pub mod entry;
+pub mod intake;
 pub mod jobs;
+pub mod lease;
 pub mod sequence;
+pub mod serials;
 pub mod target;
 
 pub use entry::{EntryId, Publication};

@@ -8,7 +8,8 @@
 //! stream reader ──Page, ReadFailed──────►└───────────┘──ReadFrom────────► stream reader
 //! ```
 //! - Delivered ids strictly increase; each id is delivered at most once.
-//! - Between two deliveries no known number is passed over without a [`Action::Lost`] that names it.
+//! - Between two deliveries no known number is passed over without a [`Action::Lost`] or
+//!   [`Action::Ended`] that names it.
 //! - Pub/sub may lose, repeat and reorder; only a page read from the stream is evidence that an
 //!   entry is gone, and only a page takes the delivery into a new epoch.
 //! - At most one read is outstanding. A read that fails or brings nothing new is repeated at the
@@ -88,12 +89,20 @@ pub enum Action {
         /// The last id that is not wanted any more.
         after: EntryId,
     },
-    /// The stream no longer holds these entries, both ends included: they were trimmed, or their
-    /// epoch ended. Nothing in this range will be delivered.
+    /// The stream no longer holds these entries, both ends included: they were trimmed. Nothing in
+    /// this range will be delivered.
     Lost {
         /// The first id that cannot be had.
         from: EntryId,
         /// The last id that cannot be had, of the same epoch.
+        to: EntryId,
+    },
+    /// The epoch of these entries, both ends included, has ended: nothing in this range will be
+    /// delivered, but the bridges append again under new ids what they still hold of it.
+    Ended {
+        /// The first id of the rest.
+        from: EntryId,
+        /// The last id of the rest, of the same epoch.
         to: EntryId,
     },
     /// This id was delivered, given up or buffered before; the arrival is dropped.
@@ -192,7 +201,7 @@ impl Sequencer {
             Event::Connected => self.resync = true,
             Event::Published(publication) => self.published(publication, &mut actions),
             Event::Beat { newest } => {
-                self.lost_with_its_epoch(newest, &mut actions);
+                self.ended_with_its_epoch(newest, &mut actions);
                 self.note(newest);
                 self.position.get_or_insert(newest);
             }
@@ -223,7 +232,7 @@ impl Sequencer {
         let id = publication.entry_id;
         self.note(id);
         let position = *self.position.get_or_insert(id.previous());
-        if self.lost_with_its_epoch(id, actions) {
+        if self.ended_with_its_epoch(id, actions) {
             // Ids only ever increase: it cannot be delivered any more.
         } else if id <= position || self.early.contains_key(&id) {
             actions.push(Action::Duplicate(id));
@@ -286,17 +295,17 @@ impl Sequencer {
             // The tail of the old epoch, and epochs of which nothing was delivered.
             for (epoch, number) in self.newest.range(from.epoch..to.epoch) {
                 let first = if *epoch == from.epoch { from.number } else { 0 };
-                lost(*epoch, first, *number, actions);
+                actions.extend(range(*epoch, first, *number).map(ended));
             }
             self.close_epochs(from, to.epoch);
             actions.push(Action::NewEpoch {
                 from,
                 epoch: to.epoch,
             });
-            lost(to.epoch, 0, to.number, actions);
+            actions.extend(range(to.epoch, 0, to.number).map(lost));
             self.newest = self.newest.split_off(&to.epoch);
         } else if to > from {
-            lost(to.epoch, from.number, to.number, actions);
+            actions.extend(range(to.epoch, from.number, to.number).map(lost));
         } else {
             return;
         }
@@ -317,7 +326,7 @@ impl Sequencer {
 
     /// Reports numbers of an epoch that the delivery has left which are heard of only now: a page
     /// may overtake pub/sub. Says whether there were any.
-    fn lost_with_its_epoch(&mut self, id: EntryId, actions: &mut Vec<Action>) -> bool {
+    fn ended_with_its_epoch(&mut self, id: EntryId, actions: &mut Vec<Action>) -> bool {
         let left = self
             .position
             .is_some_and(|position| id.epoch < position.epoch)
@@ -334,7 +343,7 @@ impl Sequencer {
         if self.closed.len() > EPOCHS_KEPT {
             self.closed.pop_first();
         }
-        lost(id.epoch, before, id.number, actions);
+        actions.extend(range(id.epoch, before, id.number).map(ended));
         id.number > before
     }
 
@@ -400,15 +409,18 @@ impl Sequencer {
     }
 }
 
-/// Reports the numbers in `(before, to]` of one epoch, if there are any.
-fn lost(epoch: u64, before: u64, to: u64, actions: &mut Vec<Action>) {
-    if to > before {
-        let from = EntryId::new(epoch, before.saturating_add(1));
-        actions.push(Action::Lost {
-            from,
-            to: EntryId::new(epoch, to),
-        });
-    }
+/// The ids of the numbers in `(before, to]`, first and last, if there are any.
+fn range(epoch: u64, before: u64, to: u64) -> Option<(EntryId, EntryId)> {
+    let from = EntryId::new(epoch, before.saturating_add(1));
+    (to > before).then_some((from, EntryId::new(epoch, to)))
+}
+
+const fn lost((from, to): (EntryId, EntryId)) -> Action {
+    Action::Lost { from, to }
+}
+
+const fn ended((from, to): (EntryId, EntryId)) -> Action {
+    Action::Ended { from, to }
 }
 
 #[cfg(test)]

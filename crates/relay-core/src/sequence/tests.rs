@@ -132,7 +132,7 @@ impl World {
                     }
                     self.served = None;
                 }
-                Action::Lost { from, to } => {
+                Action::Lost { from, to } | Action::Ended { from, to } => {
                     if from > to || from.epoch != to.epoch {
                         return Err(format!("lost range {from}..{to}"));
                     }
@@ -376,7 +376,7 @@ fn the_check_catches_one_that_keeps_losses_to_itself() {
         let mut real = sequencer(SMALL);
         Box::new(move |event| {
             let mut actions = real.apply(event);
-            actions.retain(|action| !matches!(action, Action::Lost { .. }));
+            actions.retain(|action| !matches!(action, Action::Lost { .. } | Action::Ended { .. }));
             actions
         })
     }));
@@ -449,7 +449,7 @@ fn a_new_epoch_is_wanted_from_its_first_number() {
     assert_eq!(
         sequencer.apply(Event::Page(page)),
         [
-            Action::Lost {
+            Action::Ended {
                 from: id(5, 8),
                 to: id(5, 9)
             },
