@@ -201,6 +201,8 @@ impl LinkTask {
                 }
                 Due::PassOver(to)
             }
+            // The bridges append again what they still hold of it.
+            Action::Ended { to, .. } => Due::PassOver(to),
             Action::ReadFrom { after } => {
                 let reader = Arc::clone(&self.parts.reader);
                 self.reads
