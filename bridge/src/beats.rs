@@ -6,19 +6,26 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon_kit::{CancellationToken, http::Condition, unix_millis};
-use redis_link::Appender;
-use tokio::time::{MissedTickBehavior, interval};
+use redis_link::{Appender, Beaten};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval},
+};
 
 use crate::telemetry::Telemetry;
 
 /// Twice a second: a lost tail is noticed within a second.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Beats until `shutdown`; `redis` tells whether Redis takes the beats.
+/// Soon after an epoch was asked for: a site hears nothing before.
+const STALE_RETRY: Duration = Duration::from_millis(50);
+
+/// Beats until `shutdown`; `redis` tells whether Redis takes the beats, `stale` is told when an epoch has to be begun.
 pub(crate) async fn run(
     appender: Arc<Appender>,
     redis: Condition,
     telemetry: Telemetry,
+    stale: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
     let mut ticks = interval(INTERVAL);
@@ -29,7 +36,11 @@ pub(crate) async fn run(
             () = shutdown.cancelled() => return,
         }
         match appender.beat(unix_millis()).await {
-            Ok(_) => {
+            Ok(Beaten::Stale) => {
+                stale.notify_one();
+                ticks.reset_after(STALE_RETRY);
+            }
+            Ok(Beaten::Newest(_)) => {
                 telemetry.beat();
                 if redis.holds() {
                     telemetry.redis_up();

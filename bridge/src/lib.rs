@@ -28,7 +28,7 @@ use salt_link::{
     socket::Endpoint,
     subscriber::{Subscriber, SubscriberConfig, SubscriberEvent, SubscriberHandle},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::DropGuard;
 
 pub use config::Config;
@@ -99,11 +99,13 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         appender,
     ));
     let (_subscriber, publications) = publish_port;
+    let stale = Arc::new(Notify::new());
     let publications = PublicationsTask::new(
         publications,
         Arc::clone(&appender),
         readiness.condition("mom"),
         telemetry.clone(),
+        Arc::clone(&stale),
     );
     let publications = publications.run(tasks.shutdown().clone());
     tasks.spawn(
@@ -116,6 +118,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             appender,
             readiness.condition("redis"),
             telemetry.clone(),
+            stale,
             tasks.shutdown().clone(),
         ),
     );

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon_kit::{CancellationToken, backoff::Backoff, http::Condition, unix_millis};
-use redis_link::{Appender, AppenderConfig, Frame};
+use redis_link::{AppendOutcome, Appender, AppenderConfig, Frame, RedisError};
 use salt_link::{queue::Receiver, subscriber::SubscriberEvent};
 use salt_wire::publication::topics::{self, Selection};
+use tokio::sync::Notify;
 
 use crate::telemetry::Telemetry;
 
@@ -36,6 +37,8 @@ pub(crate) struct PublicationsTask {
     appender: std::sync::Arc<Appender>,
     mom: Condition,
     telemetry: Telemetry,
+    /// Told when a heart-beat finds that an epoch has to be begun.
+    stale: std::sync::Arc<Notify>,
     frame_bytes_max: usize,
     stalls: u64,
 }
@@ -47,12 +50,14 @@ impl PublicationsTask {
         appender: std::sync::Arc<Appender>,
         mom: Condition,
         telemetry: Telemetry,
+        stale: std::sync::Arc<Notify>,
     ) -> Self {
         Self {
             events,
             appender,
             mom,
             telemetry,
+            stale,
             frame_bytes_max: AppenderConfig::default().frame_bytes_max,
             stalls: 0,
         }
@@ -64,6 +69,12 @@ impl PublicationsTask {
             let first = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                () = self.stale.notified() => {
+                    if let Err(err) = self.begin_epoch().await {
+                        self.telemetry.append_failed(&err, 0);
+                    }
+                    continue;
+                }
                 event = self.events.recv() => event,
             };
             let Some(first) = first else { return };
@@ -153,8 +164,9 @@ impl PublicationsTask {
     async fn append(&self, frames: Vec<Frame>, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
-            match self.appender.append(&frames, unix_millis()).await {
-                Ok(appended) => {
+            match self.append_or_begin(&frames).await {
+                Ok(AppendOutcome::Stale) => continue,
+                Ok(AppendOutcome::Appended(appended)) => {
                     for (appended, frame) in appended.iter().zip(&frames) {
                         self.telemetry
                             .publication_appended(appended, frame.received_at_ms);
@@ -174,6 +186,21 @@ impl PublicationsTask {
                 () = shutdown.cancelled() => {}
             }
         }
+    }
+
+    /// After `Stale` an epoch has been begun, and the same frames are to be appended again.
+    async fn append_or_begin(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
+        let outcome = self.appender.append(frames).await?;
+        if outcome == AppendOutcome::Stale {
+            self.begin_epoch().await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn begin_epoch(&self) -> Result<(), RedisError> {
+        let begun = self.appender.begin_epoch(unix_millis()).await?;
+        self.telemetry.epoch_begun(begun.epoch, begun.joined);
+        Ok(())
     }
 
     fn report_queue(&mut self) {

@@ -175,6 +175,10 @@ impl Telemetry {
         warn!(error = %chain(err), frames, "append failed; the publications wait and are appended again");
     }
 
+    pub(crate) fn epoch_begun(&self, epoch: u64, joined: bool) {
+        info!(epoch, joined, "epoch of the publications stream begun");
+    }
+
     pub(crate) fn publication_refused(&self, err: &RedisError) {
         self.0.lost.with_label_values(&["redis", ""]).inc();
         error!(error = %chain(err), "publication lost: Redis will not take it");

@@ -18,7 +18,15 @@ use testkit::RedisServer;
 const MINIONS: [&str; 3] = ["a1", "a2", "a3"];
 
 /// The bridge's own step, as the benchmark's command.
-const APPEND: &str = include_str!("../../../crates/redis-link/src/append.lua");
+const APPEND: &str = concat!(
+    include_str!("../../../crates/redis-link/src/lua/head.lua"),
+    include_str!("../../../crates/redis-link/src/lua/append.lua"),
+);
+
+/// The epoch that the benchmark appends to, and the run of the server that it was begun on.
+const EPOCH: &str = "1795000000000";
+const RUN: &str =
+    "0123456789abcdef0123456789abcdef01234567:0123456789abcdef0123456789abcdef01234567";
 
 /// Nothing here takes longer unless it hangs.
 const WITHIN: Duration = Duration::from_secs(180);
@@ -105,6 +113,16 @@ fn main() -> Result<()> {
 fn redis_benchmark(redis: &RedisServer, jobs: u64, frame_bytes: usize) -> Result<f64> {
     let loaded = redis.cli(&["SCRIPT", "LOAD", APPEND])?;
     let digest = loaded.stdout.trim();
+    redis.cli(&[
+        "HSET",
+        "bench:head",
+        "epoch",
+        EPOCH,
+        "number",
+        "0",
+        "run",
+        RUN,
+    ])?;
     let frame = "x".repeat(frame_bytes);
     let socket = redis.socket();
     let output = Command::new("redis-benchmark")
@@ -133,16 +151,8 @@ fn redis_benchmark(redis: &RedisServer, jobs: u64, frame_bytes: usize) -> Result
             "bench:stream",
             "bench:seen:__rand_int__",
         ])
-        .args([
-            &frame,
-            "1795000000000",
-            "1795000000000",
-            "0",
-            "0",
-            "100000",
-            "900000",
-        ])
-        .args(["bench:channel", "bench", "262144", "bench/1795000000000"])
+        .args([RUN, EPOCH, "0", &frame, EPOCH, "bench/1795000000000"])
+        .args(["100000", "900000", "bench:channel", "bench", "262144"])
         .output()
         .context("failed to run redis-benchmark, which comes with redis-tools")?;
     let text = String::from_utf8_lossy(&output.stdout);

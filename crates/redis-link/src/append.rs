@@ -1,28 +1,39 @@
 //! Appends publications to the stream, and beats.
 //!
-//! One atomic step of the server per frame, several in one pipeline: is the frame there already?
-//! else number it, store it, publish it. Therefore
+//! One atomic step of the server per frame, several in one pipeline: may the caller go on from what
+//! the server's head says? is the frame there already? else number it, store it, publish it.
+//! Therefore
 //!
 //! - numbers are consecutive within an epoch, whoever appends;
 //! - frames of one call are appended in their order;
 //! - a frame is appended once although two bridges, or a repetition after an error, append it;
-//! - a server that has forgotten writes that this appender saw begins a new epoch, so that no id
-//!   is given to two frames.
+//! - a server that may have forgotten writes (another server, another run of it, a head that is
+//!   lost or behind what this appender saw) takes nothing before an epoch was begun on it, so that
+//!   no id is given to two frames, and the caller knows that it has to append again what it holds.
+//!
+//! ```text
+//!            ┌──────── append, beat ────────┐
+//!            ▼                              │
+//!  (start) Stale ──begin_epoch──► Begun or joined ──another server, run or epoch──► Stale
+//! ```
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::Value;
 use relay_core::EntryId;
 
-use crate::connection::{Lane, Purpose, Redis};
+use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
 use crate::keys::{RelayKeys, SiteName};
+use crate::lane::{Lane, Session};
+use crate::script::Script;
 use crate::value;
 
-const APPEND: &str = include_str!("append.lua");
-const BEAT: &str = include_str!("beat.lua");
+const APPEND: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/append.lua"));
+const BEAT: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/beat.lua"));
+const BEGIN: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/begin.lua"));
 
 /// Most bytes of frames in one pipeline: more frames than that go in several.
 const PIPELINE_BYTES_MAX: usize = 8 << 20;
@@ -77,14 +88,46 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// What became of a call of [`Appender::append`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// Redis has every frame; one result for each.
+    Appended(Vec<Appended>),
+    /// The server may have forgotten writes, or another bridge began an epoch: call
+    /// [`Appender::begin_epoch`], then append again, in order, everything that has not expired.
+    /// The first of the frames may have been appended nevertheless.
+    Stale,
+}
+
+/// What became of a heart-beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beaten {
+    /// It was published, with the newest entry id; the number is 0 in an epoch without entries.
+    Newest(EntryId),
+    /// As [`AppendOutcome::Stale`]; nothing was published.
+    Stale,
+}
+
+/// The epoch that the next frames are appended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochBegun {
+    /// The epoch.
+    pub epoch: u64,
+    /// Another bridge, or an earlier call, had begun it.
+    pub joined: bool,
+}
+
 /// Appends frames in the name of one bridge.
 pub struct Appender {
-    lane: Lane,
+    appends: Lane,
+    /// Beside the appends: a heart-beat must not wait behind megabytes of frames.
+    beats: Lane,
     keys: RelayKeys,
     bridge: SiteName,
     config: AppenderConfig,
     append: Script,
     beat: Script,
+    begin: Script,
     /// The newest id that this appender has seen.
     known: Mutex<EntryId>,
 }
@@ -94,12 +137,14 @@ impl Appender {
     #[must_use]
     pub fn new(redis: &Redis, keys: RelayKeys, bridge: SiteName, config: AppenderConfig) -> Self {
         Self {
-            lane: redis.write_lane(Purpose::Append),
+            appends: redis.write_lane(Purpose::Append),
+            beats: redis.write_lane(Purpose::Append),
             keys,
             bridge,
             config,
             append: Script::new(APPEND),
             beat: Script::new(BEAT),
+            begin: Script::new(BEGIN),
             known: Mutex::new(EntryId::ZERO),
         }
     }
@@ -107,79 +152,83 @@ impl Appender {
     /// The newest id that this appender has seen, `0-0` before the first.
     #[must_use]
     pub fn newest(&self) -> EntryId {
-        *self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends frames in their order. `now_ms` becomes the epoch if the stream is begun.
+    /// Takes note of an id that this bridge has seen in an earlier life: also after a start no
+    /// epoch is begun that is not greater than that.
+    pub fn note(&self, id: EntryId) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = id.max(*known);
+    }
+
+    /// Appends frames in their order.
     ///
     /// # Errors
     /// After an error each frame may or may not be appended: append the same frames again, which
     /// appends none twice. `is_transient()` tells whether that makes sense without a person.
-    pub async fn append(&self, frames: &[Frame], now_ms: u64) -> Result<Vec<Appended>, RedisError> {
+    pub async fn append(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
         let mut appended = Vec::with_capacity(frames.len());
         let mut rest = frames;
         while !rest.is_empty() {
             let (batch, behind) = rest.split_at(batch_len(rest));
-            appended.extend(self.append_batch(batch, now_ms).await?);
+            match self.append_batch(batch).await? {
+                AppendOutcome::Appended(batch) => appended.extend(batch),
+                AppendOutcome::Stale => return Ok(AppendOutcome::Stale),
+            }
             rest = behind;
         }
-        Ok(appended)
+        Ok(AppendOutcome::Appended(appended))
     }
 
-    async fn append_batch(
-        &self,
-        frames: &[Frame],
-        now_ms: u64,
-    ) -> Result<Vec<Appended>, RedisError> {
+    async fn append_batch(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
         const OPERATION: &str = "append publications";
         let bytes = frames.iter().map(|frame| frame.frame.len()).sum();
-        if let Some(frame) = frames
-            .iter()
-            .find(|f| f.frame.len() > self.config.frame_bytes_max)
-        {
-            let (bytes, max) = (frame.frame.len(), self.config.frame_bytes_max);
+        let max = self.config.frame_bytes_max;
+        if let Some(frame) = frames.iter().find(|f| f.frame.len() > max) {
+            let (operation, bytes) = (OPERATION, frame.frame.len());
             return Err(RedisError::FrameTooLarge {
-                operation: OPERATION,
+                operation,
                 bytes,
                 max,
             });
         }
-        let limit = self.lane.endpoint.timeout_for(bytes);
+        let session = self.appends.session(OPERATION).await?;
+        let limit = self.appends.endpoint.timeout_for(bytes);
         let known = self.newest();
         let calls: Vec<redis::Cmd> = frames
             .iter()
-            .map(|frame| self.append_call(frame, now_ms, known))
+            .map(|frame| self.append_call(frame, &session, known))
             .collect();
-        let mut appended = Vec::with_capacity(frames.len());
-        for value in self
+        let replies = self
             .append
-            .run(&self.lane, OPERATION, &calls, limit)
-            .await?
-        {
-            let parsed = parse_appended(value).ok_or_else(|| {
-                self.lane
-                    .endpoint
-                    .unexpected(OPERATION, "{entry id, 0 or 1}")
-            })?;
-            self.note(parsed.entry_id);
-            appended.push(parsed);
+            .run(&self.appends, &session, OPERATION, &calls, limit);
+        let mut appended = Vec::with_capacity(frames.len());
+        for reply in Box::pin(replies).await? {
+            match parse_appended(reply) {
+                Some(Some(parsed)) => {
+                    self.note(parsed.entry_id);
+                    appended.push(parsed);
+                }
+                Some(None) => return Ok(AppendOutcome::Stale),
+                None => {
+                    let expected = "{entry id, 0 or 1} or stale";
+                    return Err(self.appends.endpoint.unexpected(OPERATION, expected));
+                }
+            }
         }
-        Ok(appended)
+        Ok(AppendOutcome::Appended(appended))
     }
 
-    fn append_call(&self, frame: &Frame, now_ms: u64, known: EntryId) -> redis::Cmd {
+    fn append_call(&self, frame: &Frame, session: &Session, known: EntryId) -> redis::Cmd {
         let mut call = self.append.call(3);
         call.arg(self.keys.head())
             .arg(self.keys.publications())
-            .arg(self.keys.seen(&digest(&frame.frame)))
-            .arg(frame.frame.as_ref())
+            .arg(self.keys.seen(&digest(&frame.frame)));
+        head_args(&mut call, session, known);
+        call.arg(frame.frame.as_ref())
             .arg(frame.received_at_ms)
-            .arg(now_ms)
-            .arg(known.epoch)
-            .arg(known.number)
+            .arg(&self.config.clock)
             .arg(self.config.publications_max)
             .arg(
                 u64::try_from(self.config.seen_for.as_millis())
@@ -188,43 +237,85 @@ impl Appender {
             )
             .arg(self.keys.publications())
             .arg(self.bridge.as_str())
-            .arg(self.config.pubsub_frame_bytes_max)
-            .arg(&self.config.clock);
+            .arg(self.config.pubsub_frame_bytes_max);
         call
     }
 
-    /// Tells every subscriber that the bridge lives and what the newest entry is; returns the
-    /// newest entry id, `0-0` when there is none. Every bridge beats every 500 ms.
+    /// Begins an epoch on the server as it is now, or joins the one that another bridge has begun
+    /// on it. `now_ms` becomes the epoch if no greater one is known.
+    ///
+    /// # Errors
+    /// When Redis does not do it; it may or may not have begun one.
+    pub async fn begin_epoch(&self, now_ms: u64) -> Result<EpochBegun, RedisError> {
+        const OPERATION: &str = "begin an epoch";
+        // What this lane believes about the server may be what was wrong.
+        let session = self.appends.looked_at_again(OPERATION).await?;
+        let mut call = self.begin.call(2);
+        call.arg(self.keys.head()).arg(self.keys.publications());
+        head_args(&mut call, &session, self.newest());
+        call.arg(now_ms);
+        let (calls, limit) = ([call], self.appends.endpoint.op_timeout);
+        let replies = self
+            .begin
+            .run(&self.appends, &session, OPERATION, &calls, limit);
+        let parse = |reply: Value| {
+            let mut parts = value::array(reply)?.into_iter();
+            let id = value::entry_id(&value::text(parts.next()?)?)?;
+            Some((id, value::number(parts.next()?)? == 1))
+        };
+        let (id, joined) = (Box::pin(replies).await?.into_iter().next())
+            .and_then(parse)
+            .ok_or_else(|| {
+                let expected = "{entry id, 0 or 1}";
+                self.appends.endpoint.unexpected(OPERATION, expected)
+            })?;
+        self.note(id);
+        let epoch = id.epoch;
+        Ok(EpochBegun { epoch, joined })
+    }
+
+    /// Tells every subscriber that the bridge lives and what the newest entry is. Every bridge
+    /// beats every 500 ms.
     ///
     /// # Errors
     /// When Redis does not take it.
-    pub async fn beat(&self, now_ms: u64) -> Result<EntryId, RedisError> {
+    pub async fn beat(&self, now_ms: u64) -> Result<Beaten, RedisError> {
         const OPERATION: &str = "beat";
+        let session = self.beats.session(OPERATION).await?;
         let mut call = self.beat.call(1);
-        call.arg(self.keys.head())
-            .arg(self.keys.publications())
+        call.arg(self.keys.head());
+        head_args(&mut call, &session, self.newest());
+        call.arg(self.keys.publications())
             .arg(self.bridge.as_str())
             .arg(now_ms)
             .arg(&self.config.clock);
-        let limit = self.lane.endpoint.op_timeout;
-        let values = self.beat.run(&self.lane, OPERATION, &[call], limit).await?;
-        let newest = values
-            .into_iter()
-            .next()
+        let (calls, limit) = ([call], self.beats.endpoint.op_timeout);
+        let replies = self
+            .beat
+            .run(&self.beats, &session, OPERATION, &calls, limit);
+        let reply = (Box::pin(replies).await?.into_iter().next())
             .and_then(value::text)
-            .and_then(|id| value::entry_id(&id))
-            .ok_or_else(|| self.lane.endpoint.unexpected(OPERATION, "an entry id"))?;
+            .unwrap_or_default();
+        if reply == STALE {
+            // The next one must not rely on what this one believed about the server.
+            self.beats.looked_at_again(OPERATION).await?;
+            return Ok(Beaten::Stale);
+        }
+        let newest = value::entry_id(&reply).ok_or_else(|| {
+            let expected = "an entry id or stale";
+            self.beats.endpoint.unexpected(OPERATION, expected)
+        })?;
         self.note(newest);
-        Ok(newest)
+        Ok(Beaten::Newest(newest))
     }
+}
 
-    fn note(&self, id: EntryId) {
-        let mut known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        *known = id.max(*known);
-    }
+/// What a step answers that did nothing: the caller has to begin an epoch.
+const STALE: &str = "stale";
+
+/// The arguments that `head.lua` reads.
+fn head_args(call: &mut redis::Cmd, session: &Session, known: EntryId) {
+    call.arg(&*session.run).arg(known.epoch).arg(known.number);
 }
 
 /// How many of the frames, at least one, go into one pipeline.
@@ -242,81 +333,21 @@ fn batch_len(frames: &[Frame]) -> usize {
         .max(1)
 }
 
-fn parse_appended(value: Value) -> Option<Appended> {
+/// The step's answer: `Some(None)` for stale, `None` for what is no answer.
+fn parse_appended(value: Value) -> Option<Option<Appended>> {
     let mut parts = value::array(value)?.into_iter();
-    let entry_id = value::entry_id(&value::text(parts.next()?)?)?;
-    Some(Appended {
-        entry_id,
+    let id = value::text(parts.next()?)?;
+    if id == STALE {
+        return Some(None);
+    }
+    Some(Some(Appended {
+        entry_id: value::entry_id(&id)?,
         duplicate: value::number(parts.next()?)? == 1,
-    })
+    }))
 }
 
 /// The first 16 bytes of the frame's SHA-256, in hexadecimal: every frame is encrypted with a
 /// random vector, so equal digests are equal frames.
 fn digest(frame: &[u8]) -> String {
-    hex(openssl::sha::sha256(frame).get(..16).unwrap_or_default())
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing into a String does not fail.
-            write!(text, "{byte:02x}").unwrap_or_default();
-            text
-        })
-}
-
-/// A Lua script, called by its digest and loaded when the server does not know it.
-struct Script {
-    text: &'static str,
-    digest: String,
-}
-
-impl Script {
-    fn new(text: &'static str) -> Self {
-        Self {
-            text,
-            digest: hex(&openssl::sha::sha1(text.as_bytes())),
-        }
-    }
-
-    /// A call with that many keys; keys and arguments are still to be added.
-    fn call(&self, keys: usize) -> redis::Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.digest).arg(keys);
-        command
-    }
-
-    /// Runs the calls in one pipeline. If the server did not know the script it is loaded, and
-    /// every call is made again: those that succeeded are recognised by their marker.
-    async fn run(
-        &self,
-        lane: &Lane,
-        operation: &'static str,
-        calls: &[redis::Cmd],
-        limit: Duration,
-    ) -> Result<Vec<Value>, RedisError> {
-        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
-        for call in calls {
-            pipeline.add_command(call.clone());
-        }
-        let mut values = Box::pin(lane.pipeline(operation, &pipeline, limit)).await?;
-        if values.iter().any(is_no_script) {
-            let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(self.text);
-            lane.command("load script", &load, lane.endpoint.op_timeout)
-                .await?;
-            values = Box::pin(lane.pipeline(operation, &pipeline, limit)).await?;
-        }
-        values
-            .into_iter()
-            .map(|value| lane.endpoint.value(operation, value))
-            .collect()
-    }
-}
-
-fn is_no_script(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.code() == "NOSCRIPT")
+    value::hex(openssl::sha::sha256(frame).get(..16).unwrap_or_default())
 }

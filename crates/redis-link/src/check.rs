@@ -6,9 +6,11 @@
 
 use redis::{Cmd, Value};
 
-use crate::connection::{Lane, Purpose, Redis};
+use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
+use crate::info::Info;
 use crate::keys::RelayKeys;
+use crate::lane::Lane;
 use crate::value;
 
 /// Who asks: each role needs other rights.
@@ -39,7 +41,7 @@ impl Redis {
         let primary = self.write_lane(Purpose::Check);
         let info = server_info(&primary).await?;
         if info.role == "slave" {
-            let url = primary.endpoint.url.clone();
+            let url = primary.endpoint.url();
             return Err(RedisError::ReadOnly {
                 operation: "check",
                 url,
@@ -50,7 +52,7 @@ impl Redis {
             Role::Site => (site_writes(keys), site_reads(keys)),
         };
         let nearest = self.read_lane(Purpose::Check);
-        if nearest.endpoint.url == primary.endpoint.url {
+        if nearest.endpoint.url() == primary.endpoint.url() {
             writes.append(&mut reads);
         }
         try_rights(&primary, &writes).await?;
@@ -66,20 +68,14 @@ async fn server_info(lane: &Lane) -> Result<ServerInfo, RedisError> {
     let limit = lane.endpoint.op_timeout;
     lane.command("PING", &redis::cmd("PING"), limit).await?;
     let info = lane.command("INFO", &redis::cmd("INFO"), limit).await?;
-    let text = value::text(info).unwrap_or_default();
-    let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_default().trim().to_owned()
-    };
+    let info = Info::new(info);
     let info = ServerInfo {
-        version: field("redis_version"),
-        role: field("role"),
+        version: info.field("redis_version").to_owned(),
+        role: info.field("role").to_owned(),
     };
     let major = info.version.split('.').next().and_then(value::digits);
     if major.is_some_and(|major| major < 5) {
-        let url = lane.endpoint.url.clone();
+        let url = lane.endpoint.url();
         return Err(RedisError::NoStreams {
             url,
             text: format!("version {}", info.version),
@@ -109,7 +105,7 @@ fn bridge_writes(keys: &RelayKeys) -> Vec<Cmd> {
         words(&["SCRIPT", "LOAD", "return 0"]),
         words(&["GET", &seen]),
         words(&["SET", &seen, "1", BAD]),
-        words(&["HMGET", &head, "epoch", "number"]),
+        words(&["HMGET", &head, "epoch", "number", "run"]),
         words(&["HSET", &head, "epoch", "1", "number"]),
         words(&["XADD", &stream, BAD, "v", "1"]),
         words(&["XINFO", "STREAM", &stream]),
@@ -169,7 +165,7 @@ async fn try_rights(lane: &Lane, commands: &[Cmd]) -> Result<(), RedisError> {
         return Ok(());
     }
     Err(RedisError::NotPermitted {
-        url: lane.endpoint.url.clone(),
+        url: lane.endpoint.url(),
         text: missing.join("; "),
     })
 }

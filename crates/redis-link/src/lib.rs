@@ -15,20 +15,25 @@
 //! [`RelayKeys`].
 
 mod append;
+mod backoff;
 mod check;
 mod config;
 mod connection;
+mod endpoint;
 mod error;
 mod header;
+mod info;
 mod keys;
+mod lane;
 mod read;
 mod requests;
+mod script;
 mod section;
 mod server;
 mod subscribe;
 mod value;
 
-pub use append::{Appended, Appender, AppenderConfig, Frame};
+pub use append::{AppendOutcome, Appended, Appender, AppenderConfig, Beaten, EpochBegun, Frame};
 pub use check::{Role, ServerInfo};
 pub use config::{ConfigError, RedisConfig};
 pub use connection::{Purpose, ReconnectHook, Redis};

@@ -12,9 +12,10 @@ use redis::Value;
 use relay_core::sequence::Page;
 use relay_core::{EntryId, Publication};
 
-use crate::connection::{Lane, Purpose, Redis};
+use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
 use crate::keys::RelayKeys;
+use crate::lane::Lane;
 use crate::value::{self, RawEntry};
 
 const OPERATION: &str = "read publications";

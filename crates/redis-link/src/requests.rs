@@ -21,7 +21,7 @@ pub use client::{ReplyEvent, RequestsClient};
 pub use consumer::{Replier, Request, RequestEvent, RequestsConsumer};
 pub use tunnel::{Tunnel, TunnelConfig, TunnelError, TunnelTask};
 
-use crate::append::hex;
+use crate::value::hex;
 
 /// Bounds of requests and replies, for both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,8 +20,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
 use crate::config::RedisConfig;
-use crate::connection::{Backoff, Purpose, Redis};
+use crate::connection::{Purpose, Redis};
 use crate::error::{RedisError, chain};
 use crate::value;
 use process::Process;

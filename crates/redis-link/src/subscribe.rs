@@ -21,7 +21,9 @@ use relay_core::{EntryId, Publication};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::connection::{Backoff, Endpoint, Purpose, Redis};
+use crate::backoff::Backoff;
+use crate::connection::{Purpose, Redis};
+use crate::endpoint::Endpoint;
 use crate::error::{RedisError, chain};
 use crate::header::Header;
 use crate::keys::RelayKeys;
@@ -269,7 +271,7 @@ impl Listener {
         let (mut sink, stream) = Box::pin(endpoint.connect_pubsub()).await?.split();
         match timeout(endpoint.op_timeout, sink.subscribe(&self.channel)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(RedisError::sort("subscribe", &endpoint.url, error)),
+            Ok(Err(error)) => return Err(RedisError::sort("subscribe", &endpoint.url(), error)),
             Err(_elapsed) => return Err(endpoint.timed_out("subscribe", endpoint.op_timeout)),
         }
         self.backoff.reset();

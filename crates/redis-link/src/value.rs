@@ -38,6 +38,18 @@ pub(crate) fn number(value: Value) -> Option<u64> {
     }
 }
 
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing into a String does not fail.
+            write!(text, "{byte:02x}").unwrap_or_default();
+            text
+        })
+}
+
 /// A number in digits only.
 pub(crate) fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{frame, free_addr, keys, now_ms, open, site};
+use common::{append, frame, free_addr, keys, open, site};
 use redis_link::{
     Appender, AppenderConfig, ManagedRedis, ManagedRedisConfig, Redis, Role, ServerError,
 };
@@ -64,8 +64,7 @@ async fn it_serves_with_a_generated_password_and_stops_with_the_bridge() {
 
     let redis = open(managed.redis_config());
     redis.check(&keys(), Role::Bridge).await.expect("usable");
-    appender(&redis)
-        .append(&[frame("x")], now_ms())
+    append(&appender(&redis), &[frame("x")])
         .await
         .expect("appended");
     let mut nobody = managed.redis_config().clone();
@@ -91,11 +90,8 @@ async fn it_is_started_again_when_it_ends_and_keeps_its_data() {
     let pid = managed.pid();
     let redis = open(managed.redis_config());
     let appender = appender(&redis);
-    let first = appender
-        .append(&[frame("x")], now_ms())
-        .await
-        .expect("appended")[0]
-        .entry_id;
+    let frames = [frame("x"), frame("y")];
+    let first = append(&appender, &frames[..1]).await.expect("appended")[0].entry_id;
     // The log of writes is flushed each second.
     sleep(Duration::from_millis(1500)).await;
     let restarts = Arc::new(AtomicUsize::new(0));
@@ -110,13 +106,15 @@ async fn it_is_started_again_when_it_ends_and_keeps_its_data() {
     kill(pid);
     let again = timeout(SOON, async {
         loop {
-            match appender.append(&[frame("y")], now_ms()).await {
-                Ok(appended) => return appended[0].entry_id,
+            match append(&appender, &frames).await {
+                Ok(appended) => return appended,
                 Err(error) => assert!(error.is_transient(), "{error}"),
             }
         }
     });
-    assert_eq!(again.await.expect("soon"), first.next());
+    let again = again.await.expect("soon");
+    assert_eq!((again[0].entry_id, again[0].duplicate), (first, true));
+    assert!(again[1].entry_id.epoch > first.epoch);
     timeout(SOON, async {
         while restarts.load(Ordering::Relaxed) == 0 {
             sleep(Duration::from_millis(10)).await;

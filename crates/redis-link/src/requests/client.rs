@@ -4,10 +4,11 @@ use bytes::Bytes;
 use relay_core::EntryId;
 
 use super::{RequestId, RequestsConfig, word};
-use crate::connection::{Lane, Purpose, Redis};
+use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
 use crate::header::Header;
 use crate::keys::{RelayKeys, SiteName};
+use crate::lane::Lane;
 use crate::value;
 
 /// Frames above this size go over a connection of their own, so that small ones need not wait.

@@ -21,9 +21,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::{Outcome, RequestId, RequestsConfig, word};
-use crate::connection::{Backoff, Lane, Purpose, Redis};
+use crate::backoff::Backoff;
+use crate::connection::{Purpose, Redis};
 use crate::error::{RedisError, chain};
 use crate::keys::{RelayKeys, SiteName};
+use crate::lane::Lane;
 use crate::value::{self, RawEntry};
 
 /// The consumer group that all bridges share.

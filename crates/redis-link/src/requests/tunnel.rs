@@ -19,7 +19,8 @@ use tracing::debug;
 
 use super::client::{ReplyEvent, RequestsClient};
 use super::{Outcome, RequestId, RequestsConfig};
-use crate::connection::{Backoff, Purpose, Redis};
+use crate::backoff::Backoff;
+use crate::connection::{Purpose, Redis};
 use crate::error::{RedisError, chain};
 use crate::keys::{RelayKeys, SiteName};
 use crate::subscribe::{Heard, Listener, Told};

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::{ManagedRedisConfig, Persistence, ServerError};
-use crate::append::hex;
+use crate::value::hex;
 
 /// Bytes of a generated password before they are written in hexadecimal.
 const PASSWORD_BYTES: usize = 32;

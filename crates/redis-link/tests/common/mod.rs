@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redis_link::{Appender, AppenderConfig, Frame, Redis, RedisConfig, RelayKeys, SiteName};
+use redis_link::{
+    AppendOutcome, Appended, Appender, AppenderConfig, Frame, Redis, RedisConfig, RedisError,
+    RelayKeys, SiteName,
+};
 
 const ACL: &str = include_str!("../../../../configs/redis-acl.conf");
 
@@ -44,7 +47,9 @@ impl Server {
             fs::write(dir.path().join(name), format!("change-me-{name}\n")).expect("written");
         }
         fs::write(dir.path().join("wrong"), "wrong\n").expect("written");
-        fs::write(dir.path().join("extra.conf"), lines).expect("written");
+        // Of lines with the same name the last one counts.
+        let lines = format!("save \"\"\nappendonly yes\nappendfsync always\n{lines}");
+        fs::write(dir.path().join("redis.conf"), lines).expect("written");
         let mut server = Self {
             dir,
             addr: free_addr(),
@@ -57,20 +62,12 @@ impl Server {
     /// Starts it (again) on its address and waits until it accepts connections.
     pub(crate) fn restart(&mut self) {
         let child = Command::new("redis-server")
-            .args([&self.dir.path().join("extra.conf")])
+            .args([&self.dir.path().join("redis.conf")])
             .args([
                 "--port",
                 &self.addr.port().to_string(),
                 "--bind",
                 "127.0.0.1",
-            ])
-            .args([
-                "--save",
-                "",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
             ])
             .args([
                 "--aclfile",
@@ -106,6 +103,18 @@ impl Server {
     /// Stops it from answering without closing a connection.
     pub(crate) fn stall(&self) {
         self.signal("STOP");
+    }
+
+    /// A section of its `INFO`.
+    pub(crate) fn info(&self, section: &str) -> String {
+        text(self.admin(&[b"INFO", section.as_bytes()]))
+    }
+
+    /// The number in its head; 0 without one.
+    pub(crate) fn head_number(&self) -> u64 {
+        let head = keys().head();
+        let number = text(self.admin(&[b"HGET", head.as_bytes(), b"number"]));
+        number.parse().unwrap_or_default()
     }
 
     fn signal(&self, signal: &str) {
@@ -150,6 +159,13 @@ impl Drop for Server {
     }
 }
 
+/// A reply as text; empty for none.
+pub(crate) fn text(reply: redis::Value) -> String {
+    redis::from_redis_value::<Option<String>>(reply)
+        .expect("text")
+        .unwrap_or_default()
+}
+
 /// Only the `user` lines: an aclfile takes no comments.
 fn users(acl: &str) -> String {
     let mut lines: Vec<&str> = acl
@@ -192,6 +208,19 @@ pub(crate) fn appender(server: &Server, bridge: &str) -> Appender {
         site(bridge),
         AppenderConfig::default(),
     )
+}
+
+/// Appends, and begins an epoch first where the server asks for it.
+pub(crate) async fn append(
+    appender: &Appender,
+    frames: &[Frame],
+) -> Result<Vec<Appended>, RedisError> {
+    loop {
+        match appender.append(frames).await? {
+            AppendOutcome::Appended(appended) => return Ok(appended),
+            AppendOutcome::Stale => drop(appender.begin_epoch(now_ms()).await?),
+        }
+    }
 }
 
 pub(crate) fn now_ms() -> u64 {
