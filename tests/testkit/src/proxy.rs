@@ -9,6 +9,7 @@
 //! | [`Proxy::cut`] | reset | refused | may connect again |
 //! | [`Proxy::silence`] | bytes are swallowed | accepted, and swallowed | those that lost bytes stay silent: half-open |
 //! | [`Proxy::stall`] | bytes wait | accepted, and wait | everything arrives, late |
+//! | [`Proxy::half_open`] | closed at the server's end, silent at the client's | welcome | stay silent |
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -59,8 +60,10 @@ struct Shared {
     state: Mutex<State>,
     listener: Mutex<Option<TcpListener>>,
     ended: AtomicBool,
-    /// Connections of an older generation close themselves.
+    /// Connections of an older generation are over, or half-open.
     generation: AtomicU64,
+    /// Connections of a generation below this one reset themselves.
+    oldest: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     accepted: AtomicU64,
@@ -85,6 +88,7 @@ impl Proxy {
             listener: Mutex::new(Some(bind(listen)?)),
             ended: AtomicBool::new(false),
             generation: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -140,6 +144,13 @@ impl Proxy {
 
     /// Resets every open connection (RST); new ones are welcome.
     pub fn reset_all(&self) {
+        let next = self.shared.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        self.shared.oldest.store(next, Ordering::SeqCst);
+    }
+
+    /// Resets every open connection at the server's end, and tells the clients nothing: what they send is swallowed, nothing comes back. New
+    /// connections are welcome. So does a host that was replaced, or a firewall that forgot its connections.
+    pub fn half_open(&self) {
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -271,6 +282,11 @@ fn is_current(shared: &Shared, generation: u64) -> bool {
     shared.generation.load(Ordering::SeqCst) == generation
 }
 
+/// The server's end is reset, the client's end does not know.
+fn is_half_open(shared: &Shared, generation: u64) -> bool {
+    !is_current(shared, generation) && generation >= shared.oldest.load(Ordering::SeqCst)
+}
+
 fn is_timeout(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -323,15 +339,30 @@ fn read_all(shared: &Shared, mut from: &TcpStream, sender: &SyncSender<Chunk>, h
             }
         }
     }
+    if half.direction == Direction::Up {
+        swallow_rest(shared, from, half);
+    }
     if !is_current(shared, half.generation) {
         reset_on_close(from);
+    }
+}
+
+/// Keeps the client of a half-open connection in the belief that somebody is there.
+fn swallow_rest(shared: &Shared, mut client: &TcpStream, half: &Half) {
+    let mut buffer = vec![0; CHUNK];
+    while is_half_open(shared, half.generation) && !shared.ended.load(Ordering::SeqCst) {
+        match client.read(&mut buffer) {
+            Ok(0) => return,
+            Err(error) if !is_timeout(error.kind()) => return,
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 
 fn write_all(shared: &Shared, to: &TcpStream, receiver: &Receiver<Chunk>, half: &Half) {
     loop {
         if !is_current(shared, half.generation) {
-            reset_on_close(to);
+            end(shared, to, half);
             return;
         }
         let (due, bytes) = match receiver.recv_timeout(TICK) {
@@ -341,7 +372,7 @@ fn write_all(shared: &Shared, to: &TcpStream, receiver: &Receiver<Chunk>, half: 
         };
         thread::sleep(due.saturating_duration_since(now()));
         if !hand_on(shared, to, &bytes, half) {
-            reset_on_close(to);
+            end(shared, to, half);
             return;
         }
     }
@@ -352,6 +383,13 @@ fn write_all(shared: &Shared, to: &TcpStream, receiver: &Receiver<Chunk>, half: 
     if is_current(shared, half.generation) {
         to.shutdown(Shutdown::Write).ok();
     } else {
+        end(shared, to, half);
+    }
+}
+
+/// Ends one direction of a connection that is over; the client of a half-open one is told nothing.
+fn end(shared: &Shared, to: &TcpStream, half: &Half) {
+    if half.direction == Direction::Up || !is_half_open(shared, half.generation) {
         reset_on_close(to);
     }
 }

@@ -39,6 +39,8 @@ pub struct Published {
     pub began: f64,
     /// When the call was back.
     pub ended: f64,
+    /// Why Salt's client gave up; the master may have taken the job all the same.
+    pub refused: Option<String>,
 }
 
 /// A running recorder. Events are kept in memory from its start on.
@@ -212,6 +214,7 @@ impl EventRecorder {
                 jid: text("published"),
                 began: time("began"),
                 ended: time("ended"),
+                refused: text("refused"),
             };
             self.published.insert(number, published);
         } else if let Some(tag) = text("tag") {

@@ -140,3 +140,25 @@ fn latency_delays_each_direction() {
         began.elapsed()
     );
 }
+
+#[test]
+fn half_open_ends_the_servers_side_and_tells_the_client_nothing() {
+    let (_address, proxy) = echo();
+    let mut old = connect(&proxy);
+    assert_eq!(exchange(&mut old, "one").as_deref(), Ok("one"));
+    proxy.half_open();
+    let mut new = connect(&proxy);
+    assert_eq!(exchange(&mut new, "two").as_deref(), Ok("two"));
+    for _ in 0..2 {
+        let silence = exchange(&mut old, "three");
+        assert!(
+            matches!(silence, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+            "{silence:?}"
+        );
+    }
+    proxy.reset_all();
+    await_that("the reset", WITHIN, || match exchange(&mut old, "four") {
+        Err(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
