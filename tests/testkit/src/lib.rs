@@ -31,7 +31,7 @@
 //! |---|---|
 //! | [`Workspace`], [`Process`], [`run`] | directories, processes, commands, their memory and processor time |
 //! | [`Address`], [`Proxy`] | loopback addresses, links that can be cut, silenced, stalled, slowed |
-//! | [`RedisServer`] | a real redis-server |
+//! | [`RedisServer`], [`SentinelServer`] | a real redis-server, alone or as primary and replicas under Sentinel |
 //! | [`Master`], [`Minion`], [`Syndic`], [`EventRecorder`] | real Salt |
 //! | [`Daemon`] | `saltway-bridge`, `saltway-master-shim` |
 //! | [`Tree`] | all of it together |
@@ -43,6 +43,7 @@ mod process;
 mod proxy;
 mod recorder;
 mod redis;
+mod redis_sentinel;
 mod salt;
 mod tree;
 mod wait;
@@ -55,6 +56,7 @@ pub use process::{Output, Process, Usage, run, usage};
 pub use proxy::{Direction, Proxy};
 pub use recorder::{EventRecorder, Published, RecordedEvent};
 pub use redis::{RedisBuilder, RedisServer};
+pub use redis_sentinel::{MASTER, SentinelBuilder, SentinelServer};
 /// Signals for [`Process::signal`].
 pub use rustix::process::Signal;
 pub use salt::{Master, MasterBuilder, Minion, MinionBuilder, SaltVersion, Syndic};

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::address::Address;
 use crate::process::{Output, Process, run};
+use crate::wait::wait_until;
 use crate::workspace::Workspace;
 use std::fs;
 
@@ -21,6 +22,7 @@ pub struct RedisBuilder {
     name: String,
     port: u16,
     address: Option<Address>,
+    announce: Option<SocketAddr>,
     password: Option<String>,
     lines: Vec<String>,
 }
@@ -47,6 +49,25 @@ impl RedisBuilder {
         self
     }
 
+    /// Makes it a replica of this server, as which it also tells Sentinel its address.
+    #[must_use]
+    pub fn replica_of(mut self, primary: &RedisServer) -> Self {
+        let socket = primary.announced();
+        self.lines
+            .push(format!("replicaof {} {}", socket.ip(), socket.port()));
+        if let Some(password) = &primary.password {
+            self.password = Some(password.clone());
+        }
+        self
+    }
+
+    /// The address that replicas and Sentinel shall use instead of its own, such as a proxy's.
+    #[must_use]
+    pub fn announce(mut self, socket: SocketAddr) -> Self {
+        self.announce = Some(socket);
+        self
+    }
+
     /// Adds a line to its configuration file; the last line with a name wins.
     #[must_use]
     pub fn line(mut self, line: &str) -> Self {
@@ -62,10 +83,15 @@ impl RedisBuilder {
         let address = self.address.map_or_else(Address::lease, Ok)?;
         let dir = workspace.path().join(&self.name);
         fs::create_dir_all(&dir)?;
+        let socket = address.socket(self.port);
+        let announced = self.announce.unwrap_or(socket);
         let mut lines = vec![
             format!("bind {}", address.ip()),
             format!("port {}", self.port),
             format!("dir {}", dir.display()),
+            // Else a replica is known by the address that its connections come from.
+            format!("replica-announce-ip {}", announced.ip()),
+            format!("replica-announce-port {}", announced.port()),
             "daemonize no".to_owned(),
             // A title of its own would overwrite the environment, and with it the mark by which clean-up finds it.
             "set-proc-title no".to_owned(),
@@ -73,19 +99,20 @@ impl RedisBuilder {
             "save \"\"".to_owned(),
             // A restart keeps its data, as an operator's server would.
             "appendonly yes".to_owned(),
+            // The default waits 5 s for further replicas.
+            "repl-diskless-sync-delay 0".to_owned(),
         ];
-        lines.extend(
-            self.password
-                .iter()
-                .map(|password| format!("requirepass {password}")),
-        );
+        lines.extend(self.password.iter().flat_map(|password| {
+            ["requirepass", "masterauth"].map(|key| format!("{key} {password}"))
+        }));
         lines.extend(self.lines);
         let config = dir.join("redis.conf");
         fs::write(&config, lines.join("\n") + "\n")?;
         let mut server = RedisServer {
             name: self.name,
             workspace: workspace.clone(),
-            socket: address.socket(self.port),
+            socket,
+            announced,
             address,
             config,
             password: self.password,
@@ -103,6 +130,7 @@ pub struct RedisServer {
     workspace: Workspace,
     address: Address,
     socket: SocketAddr,
+    announced: SocketAddr,
     config: PathBuf,
     password: Option<String>,
     process: Option<Process>,
@@ -116,6 +144,7 @@ impl RedisServer {
             name: name.to_owned(),
             port: 6379,
             address: None,
+            announce: None,
             password: None,
             lines: Vec::new(),
         }
@@ -143,6 +172,17 @@ impl RedisServer {
     #[must_use]
     pub fn socket(&self) -> SocketAddr {
         self.socket
+    }
+
+    /// Where replicas and Sentinel reach it: its own address unless the builder was told another.
+    #[must_use]
+    pub fn announced(&self) -> SocketAddr {
+        self.announced
+    }
+
+    /// The password that it asks for.
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
     }
 
     /// Its leased address.
@@ -176,6 +216,75 @@ impl RedisServer {
         run(&self.workspace, command, Duration::from_secs(30))
     }
 
+    /// A section of its `INFO`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn info(&self, section: &str) -> Result<String> {
+        Ok(self.cli(&["info", section])?.stdout)
+    }
+
+    /// Whether it is a primary at this moment.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn is_primary(&self) -> Result<bool> {
+        Ok(self.info("replication")?.contains("role:master"))
+    }
+
+    /// Makes it a primary of its own (`REPLICAOF NO ONE`).
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn promote(&self) -> Result<()> {
+        self.cli(&["replicaof", "no", "one"]).map(drop)
+    }
+
+    /// Makes it a replica of this server (`REPLICAOF`).
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn follow(&self, primary: &Self) -> Result<()> {
+        let (ip, port) = (primary.announced.ip(), primary.announced.port());
+        self.cli(&["replicaof", &ip.to_string(), &port.to_string()])
+            .map(drop)
+    }
+
+    /// Waits until this replica has everything that its primary had written when this was called.
+    ///
+    /// # Errors
+    /// When it has not within 30 s.
+    pub fn wait_synced(&self, primary: &Self) -> Result<()> {
+        let wanted = offset(&primary.info("replication")?, "master_repl_offset");
+        wait_until("the replica to catch up", Duration::from_secs(30), || {
+            let info = self
+                .info("replication")
+                .map_err(|error| format!("{error:#}"))?;
+            let reached = offset(&info, "slave_repl_offset");
+            if info.contains("master_link_status:up") && reached >= wanted {
+                Ok(())
+            } else {
+                Err(format!("at {reached} of {wanted}"))
+            }
+        })
+    }
+
+    /// SIGSTOP: it hangs, its connections stay open.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&self) -> Result<()> {
+        self.process()?.pause()
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resume(&self) -> Result<()> {
+        self.process()?.resume()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process = None;
@@ -186,6 +295,15 @@ impl RedisServer {
     /// # Errors
     /// When it had to be killed.
     pub fn stop(&mut self) -> Result<()> {
+        // A replica that has just synchronised writes its first log, and ignores SIGTERM meanwhile.
+        wait_until(
+            "the first log of writes",
+            Duration::from_secs(10),
+            || match self.info("persistence") {
+                Ok(info) if info.contains("aof_rewrite_in_progress:1") => Err("in progress"),
+                Ok(_) | Err(_) => Ok(()),
+            },
+        )?;
         self.process
             .take()
             .map_or(Ok(()), |mut process| process.terminate().map(drop))
@@ -211,8 +329,16 @@ impl RedisServer {
     }
 }
 
+/// A number in the text of `INFO`; -1 when it is not there.
+fn offset(info: &str, field: &str) -> i64 {
+    info.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or(-1)
+}
+
 /// One PING without a client library; a server that wants a password is up as well.
-fn ping(socket: SocketAddr) -> Result<(), String> {
+pub(crate) fn ping(socket: SocketAddr) -> Result<(), String> {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&socket, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
