@@ -19,6 +19,7 @@ const MINIONS: [&str; 3] = ["a1", "a2", "a3"];
 
 /// The bridge's own step, as the benchmark's command.
 const APPEND: &str = concat!(
+    include_str!("../../../crates/redis-link/src/lua/call.lua"),
     include_str!("../../../crates/redis-link/src/lua/head.lua"),
     include_str!("../../../crates/redis-link/src/lua/append.lua"),
 );

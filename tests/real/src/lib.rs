@@ -3,5 +3,6 @@
 //! What several of them need is here.
 
 pub mod answers;
+pub mod faults;
 pub mod invocations;
 pub mod stream;

@@ -1,0 +1,179 @@
+//! What does a fault cost through Saltway, and what through salt-syndic? See `real_tests::faults`.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use real_tests::faults::{Case, Outcome, Stand, json_line, markdown, parse_line, run_case};
+use testkit::{Relay, SaltVersion, interrupt_flag};
+
+/// Breaks links and processes of a relay between real Salt masters, and prints what was lost as a Markdown table.
+#[derive(Debug, Parser)]
+#[command(name = "faults")]
+struct Arguments {
+    /// Salt version of every daemon: 3006, 3007 or 3008.
+    #[arg(long, default_value = "3008")]
+    salt: SaltVersion,
+    /// Only this case; may be given several times.
+    #[arg(long = "case", value_name = "NAME")]
+    cases: Vec<Case>,
+    /// Only through this relay.
+    #[arg(long, value_enum)]
+    relay: Option<Through>,
+    /// Print each case as one line of JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Append each case's line of JSON to this file as well.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Run nothing: print the table of such a file (the last line of a case counts).
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    table: Option<PathBuf>,
+    /// Name the cases.
+    #[arg(long, exclusive = true)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Through {
+    Saltway,
+    Syndic,
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what this program is for")]
+fn show(text: &str) {
+    println!("{text}");
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flag = interrupt_flag();
+        let registered =
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+                .and_then(|_| signal_hook::flag::register(signal, flag));
+        if let Err(error) = registered {
+            eprintln!("faults: cannot handle signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match faults(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("faults: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn faults(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        for case in Case::ALL {
+            show(&format!("{:<22} {}", case.name(), case.text()));
+        }
+        return Ok(());
+    }
+    if let Some(path) = &arguments.table {
+        let text = fs::read_to_string(path)?;
+        let outcomes: Vec<Outcome> = text.lines().map(parse_line).collect::<Result<_>>()?;
+        show(&markdown(&outcomes));
+        return Ok(());
+    }
+    let relays = match arguments.relay {
+        None => vec![Relay::Saltway, Relay::Syndic],
+        Some(Through::Saltway) => vec![Relay::Saltway],
+        Some(Through::Syndic) => vec![Relay::Syndic],
+    };
+    let cases = match arguments.cases.as_slice() {
+        [] => Case::ALL,
+        some => some,
+    };
+    let mut outcomes = Vec::new();
+    for relay in relays {
+        series(arguments, relay, cases, &mut outcomes)?;
+    }
+    if !arguments.json {
+        show(&markdown(&outcomes));
+    }
+    Ok(())
+}
+
+/// The cases through one relay. A stand serves one after the other as long as it comes out of each one well.
+fn series(
+    arguments: &Arguments,
+    relay: Relay,
+    cases: &[Case],
+    outcomes: &mut Vec<Outcome>,
+) -> Result<()> {
+    let mut stand: Option<Stand> = None;
+    for case in cases.iter().filter(|case| case.applies_to(relay)) {
+        let mut ready = match stand.take().filter(|stand| stand.kind() == case.kind()) {
+            Some(ready) => ready,
+            None => Stand::start(case.kind(), relay, arguments.salt, |line| {
+                eprintln!("[faults] {line}");
+            })
+            .with_context(|| format!("nothing to run {case} on"))?,
+        };
+        eprintln!("[faults] {relay:?}: {case} ...");
+        let outcome = run_case(&mut ready, *case)
+            .with_context(|| format!("{case} in {}", ready.directory().display()))?;
+        tell(&outcome, &ready.directory());
+        if arguments.json {
+            show(&json_line(&outcome));
+        }
+        if let Some(path) = &arguments.log {
+            let mut file = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)?;
+            writeln!(file, "{}", json_line(&outcome))?;
+        }
+        if outcome.healthy.is_some() && outcome.recorded == outcome.wanted {
+            stand = Some(ready);
+        }
+        outcomes.push(outcome);
+    }
+    Ok(())
+}
+
+fn tell(outcome: &Outcome, directory: &Path) {
+    let healthy = outcome.healthy.map_or("not healthy".to_owned(), |it| {
+        format!("healthy after {it:.2} s")
+    });
+    eprintln!(
+        "[faults] {}: {} jobs ({} refused), {}/{} run, {} twice, {}/{} recorded, {} late, {} expired, {healthy}, longest {:.1} s, \
+         {} returns repeated, control {:?}",
+        outcome.case,
+        outcome.jobs,
+        outcome.refused,
+        outcome.run,
+        outcome.wanted,
+        outcome.twice,
+        outcome.recorded,
+        outcome.wanted,
+        outcome.late,
+        outcome.expired,
+        outcome.longest,
+        outcome.repeated,
+        outcome.control,
+    );
+    for lost in &outcome.lost {
+        eprintln!(
+            "[faults]   lost: job {} (jid {}, {:+.1} s) of {}: {}",
+            lost.number,
+            lost.jid,
+            lost.at,
+            lost.minion,
+            lost.place.text(),
+        );
+    }
+    if !outcome.lost.is_empty() {
+        eprintln!("[faults]   logs: {}", directory.display());
+    }
+}
