@@ -31,9 +31,20 @@ use crate::lane::{Lane, Session};
 use crate::script::Script;
 use crate::value;
 
-const APPEND: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/append.lua"));
-const BEAT: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/beat.lua"));
-const BEGIN: &str = concat!(include_str!("lua/head.lua"), include_str!("lua/begin.lua"));
+/// A step on the stream, with what every such step begins with.
+macro_rules! step {
+    ($file:literal) => {
+        concat!(
+            include_str!("lua/call.lua"),
+            include_str!("lua/head.lua"),
+            include_str!($file)
+        )
+    };
+}
+
+const APPEND: &str = step!("lua/append.lua");
+const BEAT: &str = step!("lua/beat.lua");
+const BEGIN: &str = step!("lua/begin.lua");
 
 /// Most bytes of frames in one pipeline: more frames than that go in several.
 const PIPELINE_BYTES_MAX: usize = 8 << 20;

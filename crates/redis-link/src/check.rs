@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
 use crate::info::Info;
-use crate::keys::RelayKeys;
+use crate::keys::{RelayKeys, SiteName};
 use crate::lane::Lane;
 use crate::value;
 
@@ -84,19 +84,29 @@ async fn server_info(lane: &Lane) -> Result<ServerInfo, RedisError> {
     Ok(info)
 }
 
-/// A command of words.
-fn words(words: &[&str]) -> Cmd {
+/// A command to be tried.
+pub(crate) struct Try {
+    command: Cmd,
+    /// Its name and its first argument, mostly the key: Redis names only one of the two.
+    text: String,
+}
+
+fn words(words: &[&str]) -> Try {
     let mut command = Cmd::new();
     for word in words {
         command.arg(*word);
     }
-    command
+    let text = words.get(..words.len().min(2)).unwrap_or_default();
+    Try {
+        command,
+        text: text.join(" "),
+    }
 }
 
 /// Stands where an id or a number has to be.
 const BAD: &str = "not-valid";
 
-fn bridge_writes(keys: &RelayKeys) -> Vec<Cmd> {
+fn bridge_writes(keys: &RelayKeys) -> Vec<Try> {
     let (stream, head, requests) = (keys.publications(), keys.head(), keys.requests());
     let seen = keys.seen("check");
     let replies = keys.replies_pattern().replace('*', "check");
@@ -126,11 +136,32 @@ fn bridge_writes(keys: &RelayKeys) -> Vec<Cmd> {
     ]
 }
 
-fn site_writes(keys: &RelayKeys) -> Vec<Cmd> {
-    vec![words(&["XADD", &keys.requests(), BAD, "v", "1"])]
+fn site_writes(keys: &RelayKeys) -> Vec<Try> {
+    vec![
+        words(&["XADD", &keys.requests(), BAD, "v", "1"]),
+        words(&["EVALSHA", &"0".repeat(40), "0"]),
+        words(&["SCRIPT", "LOAD", "return 0"]),
+        words(&["TIME"]),
+    ]
 }
 
-fn site_reads(keys: &RelayKeys) -> Vec<Cmd> {
+/// What [`crate::SiteLease`] does, with the keys of its site: a user may be allowed those only.
+pub(crate) fn lease_writes(keys: &RelayKeys, site: &SiteName) -> Vec<Try> {
+    let (lease, fence, position) = (keys.lease(site), keys.fence(site), keys.position(site));
+    let mut commands = vec![
+        words(&["HGET", &lease, "holder"]),
+        words(&["HGET", &fence, "fence"]),
+        words(&["PTTL", &lease]),
+        words(&["PEXPIRE", &lease, BAD]),
+    ];
+    for key in [&lease, &fence, &position] {
+        commands.push(words(&["HMGET", key, "fence", "id"]));
+        commands.push(words(&["HSET", key, "fence", "1", "id"]));
+    }
+    commands
+}
+
+fn site_reads(keys: &RelayKeys) -> Vec<Try> {
     vec![
         words(&["HMGET", &keys.head(), "epoch", "number"]),
         words(&["XRANGE", &keys.publications(), BAD, "+"]),
@@ -140,21 +171,23 @@ fn site_reads(keys: &RelayKeys) -> Vec<Cmd> {
 }
 
 /// Tries the commands; refused arguments are as good as success, refused rights are collected.
-async fn try_rights(lane: &Lane, commands: &[Cmd]) -> Result<(), RedisError> {
-    let mut pipeline = redis::Pipeline::with_capacity(commands.len());
-    for command in commands {
-        pipeline.add_command(command.clone());
+pub(crate) async fn try_rights(lane: &Lane, tries: &[Try]) -> Result<(), RedisError> {
+    let mut pipeline = redis::Pipeline::with_capacity(tries.len());
+    for each in tries {
+        pipeline.add_command(each.command.clone());
     }
     let mut missing = Vec::new();
-    for value in lane
+    let values = lane
         .pipeline("check rights", &pipeline, lane.endpoint.op_timeout)
-        .await?
-    {
+        .await?;
+    for (each, value) in tries.iter().zip(values) {
         let Value::ServerError(_) = value else {
             continue;
         };
         match lane.endpoint.value("check rights", value) {
-            Err(RedisError::NotPermitted { text, .. }) => missing.push(text),
+            Err(RedisError::NotPermitted { text, .. }) => {
+                missing.push(format!("{}: {text}", each.text));
+            }
             Err(error @ (RedisError::NoStreams { .. } | RedisError::WrongPassword { .. })) => {
                 return Err(error);
             }

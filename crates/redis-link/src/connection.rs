@@ -20,6 +20,8 @@ pub enum Purpose {
     Requests,
     /// Sending or listening to replies.
     Replies,
+    /// The site's lease.
+    Lease,
     /// Checking the server at start-up.
     Check,
 }
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Read => "read",
             Self::Requests => "requests",
             Self::Replies => "replies",
+            Self::Lease => "lease",
             Self::Check => "check",
         }
     }

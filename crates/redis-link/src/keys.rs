@@ -79,7 +79,7 @@ impl RelayKeys {
         format!("{}publications", self.prefix)
     }
 
-    /// The hash {epoch, number} of the newest entry.
+    /// The hash {epoch, number, run} of the newest entry and the server that its epoch began on.
     #[must_use]
     pub fn head(&self) -> String {
         format!("{}head", self.prefix)
@@ -89,6 +89,24 @@ impl RelayKeys {
     #[must_use]
     pub fn seen(&self, digest: &str) -> String {
         format!("{}seen:{digest}", self.prefix)
+    }
+
+    /// The lease of a site: which of its shims is active.
+    #[must_use]
+    pub fn lease(&self, site: &SiteName) -> String {
+        format!("{}lease:{site}", self.prefix)
+    }
+
+    /// The number of a site's newest lease, kept when the lease has ended.
+    #[must_use]
+    pub fn fence(&self, site: &SiteName) -> String {
+        format!("{}fence:{site}", self.prefix)
+    }
+
+    /// How far a site is.
+    #[must_use]
+    pub fn position(&self, site: &SiteName) -> String {
+        format!("{}position:{site}", self.prefix)
     }
 
     /// The stream of the sites' requests.

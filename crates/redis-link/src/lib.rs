@@ -25,6 +25,7 @@ mod header;
 mod info;
 mod keys;
 mod lane;
+mod lease;
 mod read;
 mod requests;
 mod script;
@@ -39,6 +40,7 @@ pub use config::{ConfigError, RedisConfig};
 pub use connection::{Purpose, ReconnectHook, Redis};
 pub use error::{Cause, RedisError};
 pub use keys::{InvalidName, RelayKeys, SiteName};
+pub use lease::{LeaseAnswer, SiteLease};
 pub use read::{PageRead, StreamReader};
 pub use requests::{
     Outcome, Replier, ReplyEvent, Request, RequestEvent, RequestId, RequestsClient, RequestsConfig,

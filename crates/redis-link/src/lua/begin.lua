@@ -11,7 +11,7 @@ end
 for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
         local first, second = string.match(info[i + 1], '^(%d+)-(%d+)$')
-        last_epoch, last_number = part(first), part(second)
+        last_epoch, last_number = whole(first), whole(second)
         if not last_epoch or not last_number then
             error('stream ends with foreign id ' .. info[i + 1] .. ', delete ' .. KEYS[2])
         end

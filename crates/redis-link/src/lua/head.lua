@@ -1,26 +1,13 @@
 -- The beginning of every step on the publications stream: what the head says, and whether the
--- caller may go on from there.
+-- caller may go on from there. Behind call.lua.
 -- KEYS: 1 head
 -- ARGV: 1 the server that the caller speaks to ("run"), 2 and 3 the newest epoch and number that
 --       the caller knows
 
--- Redis 7.0 does not name the command that a user may not run in a script.
-local function call(name, ...)
-    local reply = redis.pcall(name, ...)
-    if type(reply) == 'table' and reply.err then error(name .. ': ' .. reply.err) end
-    return reply
-end
-
--- A part of an entry id: a double holds whole numbers below 2^53 exactly. nil for anything else.
-local function part(text)
-    local number = tonumber(text or '')
-    if number and number >= 0 and number < 2^53 - 1 and number % 1 == 0 then return number end
-end
-
 local function entry_id(epoch, number) return string.format('%.0f-%.0f', epoch, number) end
 
 local head = call('HMGET', KEYS[1], 'epoch', 'number', 'run')
-local epoch, number = part(head[1]), part(head[2])
+local epoch, number = whole(head[1]), whole(head[2])
 local known_epoch, known_number = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- An epoch holds on one run of one server. What another run left (a restart, a failover, a
