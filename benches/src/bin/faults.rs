@@ -147,7 +147,7 @@ fn tell(outcome: &Outcome, directory: &Path) {
         format!("healthy after {it:.2} s")
     });
     eprintln!(
-        "[faults] {}: {} jobs ({} refused), {}/{} run, {} twice, {}/{} recorded, {} late, {} expired, {healthy}, longest {:.1} s, \
+        "[faults] {}: {} jobs ({} refused), {}/{} run, {} twice, {}/{} recorded, {} late, {} expired, delivered after {:.2} s, {healthy}, longest {:.1} s, \
          {} returns repeated, control {:?}",
         outcome.case,
         outcome.jobs,
@@ -159,6 +159,7 @@ fn tell(outcome: &Outcome, directory: &Path) {
         outcome.wanted,
         outcome.late,
         outcome.expired,
+        outcome.delivered,
         outcome.longest,
         outcome.repeated,
         outcome.control,

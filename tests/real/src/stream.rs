@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -254,6 +254,23 @@ pub fn recorded_returns(master: &Master) -> Result<BTreeMap<String, Vec<String>>
         recorded.insert(jid, minions);
     }
     Ok(recorded)
+}
+
+/// When a master published each job of its job cache, by jid.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn published_times(master: &Master) -> Result<BTreeMap<String, SystemTime>> {
+    let mut times = BTreeMap::new();
+    for job in job_directories(master)? {
+        let file = job.join("jid");
+        // A job cache is cleaned while it is read.
+        let (Ok(jid), Ok(meta)) = (fs::read_to_string(&file), fs::metadata(&file)) else {
+            continue;
+        };
+        times.insert(jid, meta.modified()?);
+    }
+    Ok(times)
 }
 
 /// The directory of a job in a master's job cache, `local_cache`.

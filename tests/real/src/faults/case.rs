@@ -115,14 +115,25 @@ impl Case {
         matches!(self.scope(), Scope::Site | Scope::SaltwaySite) && self != Self::MomRestartInOutage
     }
 
-    /// Time between two jobs. What waits during a minute is run by two processors at once; with more jobs that, and not the relay, would
-    /// be measured.
+    /// Time between two jobs. What has waited during an outage is run by minions on two processors at once, and Salt's minions take the longer
+    /// for each job the more of them they run; with more jobs that, and not the relay, would be measured.
     #[must_use]
     pub fn pace(self) -> Duration {
-        match self {
-            Self::Silence60 => Duration::from_secs(1),
-            _ => Duration::from_millis(500),
-        }
+        Duration::from_millis(match self {
+            Self::Silence60 => 3_000,
+            Self::Silence10
+            | Self::CutUp
+            | Self::CutDown
+            | Self::MomRestartInOutage
+            | Self::Expiry
+            | Self::StopShim
+            | Self::StopRedis
+            | Self::StopLowerMaster
+            | Self::StopMom
+            | Self::StopMinion
+            | Self::DiskFull => 1_000,
+            _ => 500,
+        })
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Outcome {
     pub late: usize,
     /// Jobs times minions that expired and were not run.
     pub expired: usize,
+    /// From the fault's end until everything that was published before it was published on the lower masters too, as far as it ever was.
+    pub delivered: f64,
     /// From the fault's end until all daemons are ready and a new job is answered by all; `None`: not within a minute.
     pub healthy: Option<f64>,
     /// The longest time from publish to run, seconds.
@@ -118,6 +120,8 @@ pub(super) struct Seen<'a> {
     pub(super) recorded: &'a BTreeMap<String, Vec<String>>,
     /// The same of the lower masters.
     pub(super) below: &'a Below,
+    /// When a job was published on the last of the lower masters that were hit, by jid.
+    pub(super) delivered: &'a BTreeMap<String, f64>,
     /// The minions of what was hit.
     pub(super) hit: &'a [String],
     /// Those of the control.
@@ -254,6 +258,12 @@ impl Seen<'_> {
                 .count(),
             late: all.iter().filter(|pair| is_late(pair)).count(),
             expired: all.len() - wanted.len(),
+            delivered: self
+                .accepted()
+                .filter(|job| job.began < self.fault.ended)
+                .filter_map(|job| self.delivered.get(job.jid.as_ref()?))
+                .map(|at| at - self.fault.ended)
+                .fold(0.0, f64::max),
             healthy,
             longest: all
                 .iter()
@@ -317,6 +327,7 @@ mod tests {
             below: &[(1, true), (2, true), (4, false), (5, false), (6, true)]
                 .map(|(number, returned)| (key(number), returned))
                 .into(),
+            delivered: &[("j4".to_owned(), 4.75), ("j5".to_owned(), 9.0)].into(),
             hit: &["a1".to_owned()],
             spared: &[],
             quiet: &[],
@@ -346,6 +357,7 @@ mod tests {
         assert_eq!((outcome.run, outcome.recorded), (4, 2));
         assert_eq!((outcome.twice, outcome.late, outcome.repeated), (1, 1, 1));
         assert_eq!((outcome.expired, outcome.longest), (0, 24.0));
+        assert_eq!(outcome.delivered, 0.25, "job 5 is of the time after");
     }
 
     #[test]
@@ -357,6 +369,7 @@ mod tests {
             returns: &Returns::new(),
             recorded: &BTreeMap::new(),
             below: &Below::new(),
+            delivered: &BTreeMap::new(),
             hit: &["a1".to_owned()],
             spared: &[],
             quiet: &[],

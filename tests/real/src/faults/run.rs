@@ -1,6 +1,10 @@
 //! One case, from the quiet before to the last return.
 
-use std::{cell::Cell, collections::BTreeSet, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, bail};
 use testkit::{Relay, interrupted, now, wait_until};
@@ -12,7 +16,7 @@ use super::{
     outcome::{Below, Outcome, Seen},
     stand::Stand,
 };
-use crate::stream::recorded_returns;
+use crate::stream::{published_times, recorded_returns};
 
 const BEFORE: Duration = Duration::from_secs(5);
 const AFTER: Duration = Duration::from_secs(3);
@@ -48,9 +52,9 @@ pub fn run_case(stand: &mut Stand, case: Case) -> Result<Outcome> {
         .filter(|(jid, number)| **number >= first && !accepted.contains(jid))
         .map(|(jid, _)| jid.clone())
         .collect();
-    let (hit, spared) = match case.has_control() {
-        true => (stand.minions(0), stand.minions(1)),
-        false => (stand.all_minions(), Vec::new()),
+    let (hit, spared, sites) = match case.has_control() {
+        true => (stand.minions(0), stand.minions(1), 1),
+        false => (stand.all_minions(), Vec::new(), 2),
     };
     let control = stand.minions(1);
     let calm = jobs.iter().filter(|job| job.began < fault.began);
@@ -62,6 +66,7 @@ pub fn run_case(stand: &mut Stand, case: Case) -> Result<Outcome> {
         returns: &returns,
         recorded: &recorded_returns(&stand.tree.mom)?,
         below: &below(stand)?,
+        delivered: &delivered(stand, sites)?,
         hit: &hit,
         spared: &spared,
         quiet: &stand.quiet,
@@ -85,6 +90,19 @@ fn below(stand: &Stand) -> Result<Below> {
         }
     }
     Ok(below)
+}
+
+/// When each job was published on the last of the first `sites` lower masters.
+fn delivered(stand: &Stand, sites: usize) -> Result<BTreeMap<String, f64>> {
+    let mut delivered: BTreeMap<String, f64> = BTreeMap::new();
+    for site in stand.tree.sites.iter().take(sites) {
+        for (jid, at) in published_times(&site.master)? {
+            let at = at.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+            let last = delivered.entry(jid).or_default();
+            *last = last.max(at);
+        }
+    }
+    Ok(delivered)
 }
 
 /// How long after the fault's end all daemons were ready and a new job was answered by all.

@@ -31,7 +31,15 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     let mut header = vec!["fault".to_owned(), "jobs".to_owned()];
     header.extend(columns.map(str::to_owned));
     header.extend(
-        ["run", "twice", "recorded", "late", "healthy after"].map(|it| format!("syndic: {it}")),
+        [
+            "run",
+            "twice",
+            "recorded",
+            "late",
+            "delivered after",
+            "healthy after",
+        ]
+        .map(|it| format!("syndic: {it}")),
     );
     let rule = vec!["---".to_owned(); header.len()];
     let mut lines = vec![header, rule];
@@ -46,13 +54,13 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
             continue;
         };
         let mut line = vec![case.text().to_owned(), any.jobs.to_string()];
-        line.extend(saltway.map_or(vec![String::new(); 7], |it| {
+        line.extend(saltway.map_or(vec![String::new(); 8], |it| {
             let mut cells = cells(it);
             cells.push(format!("{:.1} s", it.longest));
             cells.push(it.control.as_ref().map_or("-".to_owned(), control));
             cells
         }));
-        line.extend(syndic.map_or(vec!["-".to_owned(); 5], cells));
+        line.extend(syndic.map_or(vec!["-".to_owned(); 6], cells));
         lines.push(line);
     }
     let lines: Vec<String> = lines
@@ -72,6 +80,7 @@ fn cells(outcome: &Outcome) -> Vec<String> {
         outcome.twice.to_string(),
         percent(outcome.recorded, outcome.wanted),
         outcome.late.to_string(),
+        format!("{:.1} s", outcome.delivered),
         match outcome.healthy {
             Some(healthy) => format!("{healthy:.1} s"),
             None => "not within 60 s".to_owned(),
@@ -117,6 +126,7 @@ pub fn json_line(outcome: &Outcome) -> String {
         "recorded": outcome.recorded,
         "late": outcome.late,
         "expired": outcome.expired,
+        "delivered": outcome.delivered,
         "healthy": outcome.healthy,
         "longest": outcome.longest,
         "control": control.map(|it| json!([it.wanted, it.recorded, it.before, it.during])),
@@ -154,6 +164,9 @@ pub fn parse_line(line: &str) -> Result<Outcome> {
         recorded: count("recorded")?,
         late: count("late")?,
         expired: count("expired")?,
+        delivered: value["delivered"]
+            .as_f64()
+            .context("delivered is no number")?,
         healthy: value["healthy"].as_f64(),
         longest: value["longest"].as_f64().context("longest is no number")?,
         control: parse_control(&value["control"])?,
@@ -231,6 +244,7 @@ mod tests {
             recorded: 78,
             late: 0,
             expired: 0,
+            delivered: 12.0,
             healthy: None,
             longest: 12.25,
             control: Some(Control {
@@ -253,7 +267,7 @@ mod tests {
         assert_eq!(json_line(&read), line);
         let table = markdown(&[read]);
         assert!(
-            table.contains("| 98.7 % | 1 | 97.5 % | 0 | not within 60 s |"),
+            table.contains("| 98.7 % | 1 | 97.5 % | 0 | 12.0 s | not within 60 s |"),
             "{table}"
         );
     }
