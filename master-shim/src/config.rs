@@ -1,15 +1,16 @@
 //! The master-shim's configuration: the file as written, and what it means.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use daemon_kit::{config::Section, http};
 use redis_link::{RedisConfig, RelayKeys, SiteName};
 use salt_link::salt_config::SyndicConfig;
 pub(crate) use salt_link::salt_config::{SyndicFailover, SyndicMode};
 use salt_wire::ids::MinionId;
+use store::SpoolConfig;
 
 /// Keys that only a bridge reads; the two daemons may share a file.
-const OTHERS_KEYS: &[&str] = &["bridge", "publications_max", "mom_requests"];
+const OTHERS_KEYS: &[&str] = &["bridge", "publications_max", "mom_requests", "journal"];
 
 /// Keys of the section `redis` that only count for a server of the bridge's own.
 const MANAGED_REDIS_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];
@@ -17,6 +18,12 @@ const MANAGED_REDIS_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "pro
 /// What makes a name fit for a key.
 const NAME: &str =
     "choose a short name of letters and digits, such as main; the bridge must have the same";
+
+/// From what one burst of a small site needs to a large disk.
+const SPOOL_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
+const SPOOL_ENTRIES: RangeInclusive<u64> = 1_000..=100_000_000;
+const SPOOL_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 60 * 60);
 
 const JOB_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
 
@@ -37,6 +44,8 @@ pub struct Config {
     pub(crate) job_ttl: Duration,
     /// Whether to answer for the site's own id.
     pub(crate) answer_as_site: AnswerAsSite,
+    /// Bounds of the spool.
+    pub(crate) spool: SpoolConfig,
     /// Where the shim keeps its files.
     pub(crate) state_dir: PathBuf,
     /// Where metrics and health are served.
@@ -86,6 +95,7 @@ impl Config {
         ];
         let answer_as_site = root.enumeration("answer_as_site", AnswerAsSite::Auto, &answers);
         let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
+        let spool = read_spool(root);
         let state_dir = root.path_or("state_dir", "/var/lib/saltway");
         let listen = http::read_listen(root);
         let syndic = syndic?;
@@ -98,9 +108,21 @@ impl Config {
             redis,
             job_ttl,
             answer_as_site,
+            spool,
             state_dir,
             listen,
         })
+    }
+}
+
+/// Section `spool`: `max_bytes`, `max_entries`, `max_age`.
+fn read_spool(root: &Section<'_>) -> SpoolConfig {
+    let section = root.section("spool");
+    let default = SpoolConfig::default();
+    SpoolConfig {
+        bytes_max: section.bytes("max_bytes", default.bytes_max, SPOOL_BYTES),
+        entries_max: section.u64("max_entries", default.entries_max, SPOOL_ENTRIES),
+        age_max: section.duration_in("max_age", default.age_max, SPOOL_AGE),
     }
 }
 

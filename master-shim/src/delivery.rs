@@ -3,53 +3,63 @@
 //! One task per upstream. It owns the cursor; it is the only one that publishes jobs from above.
 //!
 //! ```text
-//! link task ──Due──► DeliveryTask ──► open (AES, signature) ──► checks ──► lower master 4506 ──► ack, cursor
+//! link task ──Due──► DeliveryTask ──► frames, open, job records ──► begun ──► lower master 4506 ──► ack, done, cursor
 //! ```
-//! - One publication at a time: the lower master gets them in the MoM's order.
+//! - One publication at a time: the lower master gets them in the MoM's order. What has queued up is looked at and
+//!   recorded together, so that a burst costs few writes.
+//! - On disk stands `begun` before a job is published and `done` after it; the cursor moves behind that. What was begun
+//!   and not done when the process died is looked for in the lower master's job cache.
 //! - The cursor moves only when a publication is published, or will never be: expired, a loop, known here, unusable.
-//! - A lower master that is away is waited for until the publication expires.
-//! - What does not open is tried with the keys of a new sign-in, then with earlier keys, then counted as lost.
+//! - Nothing is published without the lease of this site.
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::{CancellationToken, backoff::Backoff};
+use daemon_kit::{CancellationToken, steady_millis};
 use relay_core::{
     entry::{EntryId, Publication as Entry},
+    intake::{self, AtMaster, Remembered, Verdict},
     target::{self, Match, Target},
 };
-use salt_link::{
-    local_master::LocalMaster,
-    salt_config::MasterId,
-    session::{Session, SessionKeys},
-};
+use salt_link::salt_config::MasterId;
 use salt_wire::{
-    commands::PublishReply,
-    crypticle::AesKey,
     ids::{Jid, MinionId},
     msgpack::Value,
-    publication::{Publication, PublicationError, PublicationLoad, Signature},
+    publication::PublicationLoad,
 };
 use tokio::sync::mpsc;
 
+use self::{
+    opener::{Opener, Unusable},
+    publisher::Outcome,
+    records::{Part, Records},
+};
 use crate::{
     config::AnswerAsSite,
     cursor::Cursor,
-    job_cache::JobCache,
-    link::Due,
+    link::{Due, What},
     probe::MinionWatch,
-    serials::Serials,
     site::Message,
     skew::Skew,
-    telemetry::{LostAt, Telemetry, age_since},
+    telemetry::{LostAt, Telemetry},
+    tenure::Tenure,
     upstream::{self, Lanes},
 };
 
-/// Pauses between attempts to publish.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
+pub(crate) use self::publisher::Publisher;
 
-/// Refusals by the lower master before a job is given up, so that one bad job does not hold up the others.
-const REFUSALS_MAX: u32 = 3;
+mod opener;
+mod publisher;
+pub(crate) mod records;
+mod ttl;
+
+/// Publications looked at and recorded together.
+const BATCH_MAX: usize = 64;
+
+/// How often a gap in the MoM's serials is looked at that may still close.
+const GAP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the publish under way may take at the end. After that the job cache tells whether it was carried out.
+const LAST_PUBLISH_MAX: Duration = Duration::from_secs(2);
 
 /// The function by which the `salt` command asks whether a job still runs.
 const FIND_JOB: &str = "saltutil.find_job";
@@ -74,12 +84,10 @@ pub(crate) struct DeliveryParts {
     pub(crate) site: mpsc::Sender<Message>,
     /// For acks.
     pub(crate) lanes: Lanes,
-    /// The session with the MoM, for its keys.
-    pub(crate) session: Arc<Session>,
     /// Where to publish.
-    pub(crate) local: Arc<LocalMaster>,
-    /// What the lower master knows already.
-    pub(crate) job_cache: JobCache,
+    pub(crate) publisher: Publisher,
+    /// Whether this shim may publish.
+    pub(crate) tenure: Tenure,
     /// Whether a salt-minion of the site's id runs on this host.
     pub(crate) minion: Arc<MinionWatch>,
     /// The clocks' difference.
@@ -92,225 +100,300 @@ pub(crate) struct DeliveryParts {
 pub(crate) struct DeliveryTask {
     parts: DeliveryParts,
     cursor: Cursor,
-    serials: Serials,
+    opener: Opener,
+    records: Records,
 }
 
-/// Why a publication will never be published here.
-enum Unusable {
-    Frame(PublicationError),
-    Unsigned,
+/// A publication that has been opened and is to be published.
+struct Job {
+    entry: Entry,
+    load: PublicationLoad,
+    part: Part,
+    ttl: Duration,
 }
 
 impl DeliveryTask {
     /// A task that goes on behind `cursor`.
-    pub(crate) fn new(parts: DeliveryParts, cursor: Cursor) -> Self {
+    pub(crate) fn new(parts: DeliveryParts, cursor: Cursor, records: Records) -> Self {
+        let opener = Opener::new(
+            Arc::clone(parts.lanes.session()),
+            parts.signature_required,
+            parts.telemetry.clone(),
+        );
         Self {
             parts,
             cursor,
-            serials: Serials::default(),
+            opener,
+            records,
         }
     }
 
     /// Runs until `shutdown`; a publication that waits then for the lower master or the MoM stays for the next start.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            let due = tokio::select! {
+            batch.clear();
+            let awaits_late_ones = self.opener.awaits_late_ones();
+            let received = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => None,
-                due = self.parts.due.recv() => due,
-            };
-            let entry_id = match due {
-                Some(Due::Publication(entry)) => {
-                    let entry_id = entry.entry_id;
-                    tokio::select! {
-                        biased;
-                        () = self.deliver(&entry) => entry_id,
-                        () = shutdown.cancelled() => break,
-                    }
+                () = shutdown.cancelled() => 0,
+                received = self.parts.due.recv_many(&mut batch, BATCH_MAX) => received,
+                () = tokio::time::sleep(GAP_INTERVAL), if awaits_late_ones => {
+                    self.opener.count_lost();
+                    continue;
                 }
-                Some(Due::PassOver(entry_id)) => entry_id,
-                None => break,
             };
-            self.advance(entry_id);
+            if received == 0 {
+                break;
+            }
+            self.deliver(std::mem::take(&mut batch), &shutdown).await;
             self.parts.telemetry.deliveries_queue(self.parts.due.len());
         }
+        self.records.flush().await;
         if let Err(err) = self.cursor.sync() {
             self.parts.telemetry.cursor_not_written(&err);
         }
     }
 
+    /// Delivers a batch. What `shutdown` interrupts keeps the cursor before it; the publication at hand gets a moment.
+    async fn deliver(&mut self, batch: Vec<Due>, shutdown: &CancellationToken) {
+        let Some(fence) = batch.last().map(|due| due.fence) else {
+            return;
+        };
+        let tenure = self.parts.tenure.clone();
+        let ends = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_PUBLISH_MAX).await;
+        };
+        let batch: Vec<Due> = batch.into_iter().filter(|due| due.fence == fence).collect();
+        let last = batch.iter().map(Due::entry_id).max();
+        tokio::select! {
+            biased;
+            whole = self.deliver_within(batch, fence, shutdown) => if !whole { return },
+            () = ends => return,
+            // Another shim of this site goes on from its position; ours is read again from there when it is our turn.
+            () = tenure.ended(fence) => return,
+        }
+        self.records.flush().await;
+        if let Some(last) = last {
+            self.advance(last);
+        }
+    }
+
     fn advance(&mut self, entry_id: EntryId) {
+        // A link that began anew in a new tenure may go over entries that are done.
+        if self.cursor.entry_id() >= Some(entry_id) {
+            return;
+        }
         if let Err(err) = self.cursor.advance(entry_id) {
             self.parts.telemetry.cursor_not_written(&err);
         }
+        self.parts.tenure.done(entry_id);
     }
 
-    async fn deliver(&mut self, entry: &Entry) {
-        self.parts
-            .telemetry
-            .publication_received(entry.entry_id, self.age(entry));
-        let load = match self.open(entry).await {
-            Ok(load) => load,
-            Err(Unusable::Frame(err)) => {
-                let what = daemon_kit::chain(&err).to_string();
-                return self.parts.telemetry.lost(LostAt::Site, 1, &what);
+    /// False when `shutdown` came before the last one.
+    async fn deliver_within(
+        &mut self,
+        batch: Vec<Due>,
+        fence: u64,
+        shutdown: &CancellationToken,
+    ) -> bool {
+        let jobs = self.open_all(batch).await;
+        self.records
+            .begin(
+                self.parts.upstream,
+                jobs.iter().map(|job| (&job.part, job.entry.entry_id)),
+            )
+            .await;
+        for job in jobs {
+            if shutdown.is_cancelled() {
+                return false;
             }
-            Err(Unusable::Unsigned) => {
-                let what = "the MoM has not signed it, and sign_pub_messages is on at this site";
-                return self.parts.telemetry.lost(LostAt::Site, 1, what);
+            self.parts.tenure.permitted(fence).await;
+            self.publish(&job).await;
+            self.parts.tenure.done(job.entry.entry_id);
+        }
+        true
+    }
+
+    /// Opens what this site does not have yet and decides about each.
+    async fn open_all(&mut self, batch: Vec<Due>) -> Vec<Job> {
+        let mut entries: Vec<(Entry, bool)> = Vec::with_capacity(batch.len());
+        for due in batch {
+            match due.what {
+                What::Publication(entry) => entries.push((entry, due.asks_master)),
+                What::PassOver(entry_id) => self.opener.passed(entry_id),
+            }
+        }
+        let seen = self
+            .records
+            .seen(entries.iter().map(|(entry, _)| entry.frame.as_ref()))
+            .await;
+        let mut jobs: Vec<(Job, bool)> = Vec::new();
+        for ((entry, asks_master), seen) in entries.into_iter().zip(seen) {
+            if seen {
+                self.opener.passed(entry.entry_id);
+                self.parts.telemetry.duplicate_frame(entry.entry_id);
+                continue;
+            }
+            self.parts
+                .telemetry
+                .publication_received(entry.entry_id, self.age(&entry));
+            if let Some(job) = self.open(entry).await {
+                jobs.push((job, asks_master));
+            }
+        }
+        let remembered = self
+            .records
+            .remembered(jobs.iter().map(|(job, _)| &job.part))
+            .await;
+        let mut due: Vec<Job> = Vec::with_capacity(jobs.len());
+        for ((job, asks_master), remembered) in jobs.into_iter().zip(remembered) {
+            let twice = due.iter().any(|other| other.part.is_same_job(&job.part));
+            if twice || !self.is_due(&job, remembered, asks_master).await {
+                if twice {
+                    self.parts.telemetry.duplicate_jid(job.load.jid());
+                }
+                continue;
+            }
+            due.push(job);
+        }
+        due
+    }
+
+    async fn open(&mut self, entry: Entry) -> Option<Job> {
+        let load = match self.opener.open(&entry).await {
+            Ok(load) => load,
+            Err(err @ (Unusable::Frame(_) | Unusable::Unsigned)) => {
+                let what = daemon_kit::chain(&err).to_string();
+                self.opener.passed(entry.entry_id);
+                self.parts.telemetry.lost(LostAt::Site, 1, &what);
+                return None;
             }
         };
-        let jid = load.jid().clone();
-        self.parts
-            .telemetry
-            .publication_opened(entry.entry_id, &jid);
+        let jid = load.jid();
+        self.parts.telemetry.publication_opened(entry.entry_id, jid);
         if is_loop(&load, self.parts.master_id.as_ref()) {
-            return self
-                .parts
+            self.parts
                 .telemetry
-                .publication_passed_over(&jid, "master_id is our own");
-        }
-        if self.parts.job_cache.was_published(&jid, load.tgt()).await == Some(true) {
-            return self.parts.telemetry.duplicate_jid(&jid);
+                .publication_passed_over(jid, "master_id is our own");
+            return None;
         }
         let unknown = load.unknown_fields();
         if !unknown.is_empty() {
-            self.parts.telemetry.unknown_fields(&jid, &unknown);
+            self.parts.telemetry.unknown_fields(jid, &unknown);
         }
-        self.publish(entry, &load).await;
-    }
-
-    /// Decrypts and verifies; waits for a sign-in when the key is not known.
-    async fn open(&mut self, entry: &Entry) -> Result<PublicationLoad, Unusable> {
-        let publication = Publication::parse(&entry.frame).map_err(Unusable::Frame)?;
-        let keys = self.parts.session.signed_in().await;
-        let (load, aes) = match self.decrypt(&publication) {
-            Err(err) if err.is_wrong_key() => {
-                self.parts
-                    .session
-                    .sign_in_again(&keys, "a publication does not open")
-                    .await;
-                self.decrypt(&publication)
+        let ttl = ttl::of(&load).unwrap_or_else(|unusable| {
+            if let Some(unusable) = unusable {
+                self.parts.telemetry.ttl_unusable(jid, &unusable);
             }
-            opened => opened,
+            self.parts.job_ttl
+        });
+        Some(Job {
+            part: Part::new(&entry.frame, &load),
+            entry,
+            load,
+            ttl,
+        })
+    }
+
+    /// Whether the job is still to be published here; what is not is counted.
+    async fn is_due(&mut self, job: &Job, remembered: Remembered, asks_master: bool) -> bool {
+        let mut at_master = None;
+        if asks_master && self.parts.publisher.job_cache.is_quick() {
+            at_master = Some(self.at_master(job).await);
         }
-        .map_err(Unusable::Frame)?;
-        self.verify(&publication).await?;
-        if let Some(serial) = load.serial() {
-            let missing = self.serials.missing_before(&aes, serial, entry.entry_id);
-            if missing > 0 {
-                let what = format!("before serial {serial}, entry {}", entry.entry_id);
-                self.parts.telemetry.lost(LostAt::Mom, missing, &what);
+        loop {
+            let age = u64::try_from(self.age(&job.entry).as_millis()).unwrap_or(u64::MAX);
+            let ttl = u64::try_from(job.ttl.as_millis()).unwrap_or(u64::MAX);
+            match intake::judge(remembered, at_master, Some(age), ttl) {
+                Verdict::Publish | Verdict::Wait => return true,
+                Verdict::AskMaster => at_master = Some(self.at_master(job).await),
+                Verdict::Duplicate => {
+                    self.parts.telemetry.duplicate_jid(job.load.jid());
+                    if remembered == Remembered::Begun {
+                        self.recover(job).await;
+                    }
+                    return false;
+                }
+                Verdict::Expired { age_ms } => {
+                    let age = Duration::from_millis(age_ms);
+                    self.parts.telemetry.expired(job.load.jid(), age);
+                    return false;
+                }
             }
         }
-        Ok(load)
     }
 
-    fn decrypt(
-        &self,
-        publication: &Publication,
-    ) -> Result<(PublicationLoad, AesKey), PublicationError> {
-        let mut result = None;
-        for aes in self.parts.session.aes_keys() {
-            match publication.decrypt(&aes) {
-                Ok(load) => return Ok((load, aes)),
-                // The current key's error tells most.
-                Err(err) => result = result.or(Some(err)),
+    async fn at_master(&self, job: &Job) -> AtMaster {
+        let (jid, tgt) = (job.load.jid(), job.load.tgt());
+        match self.parts.publisher.job_cache.was_published(jid, tgt).await {
+            Some(true) => AtMaster::Published,
+            Some(false) => AtMaster::NotPublished,
+            None => AtMaster::Unknown,
+        }
+    }
+
+    /// The process died between the lower master's publish and the ack: the MoM learns only now whom it targeted.
+    async fn recover(&mut self, job: &Job) {
+        let minions = self.parts.publisher.job_cache.minions(job.load.jid()).await;
+        self.announce(job).await;
+        self.published(job, minions, Vec::new()).await;
+    }
+
+    async fn publish(&mut self, job: &Job) {
+        let jid = job.load.jid();
+        let left = job.ttl.saturating_sub(self.age(&job.entry));
+        self.announce(job).await;
+        let outcome = if left.is_zero() {
+            Outcome::Expired
+        } else {
+            self.parts.publisher.publish(&job.load, left).await
+        };
+        match outcome {
+            Outcome::Published { minions, missing } => {
+                self.parts.telemetry.publication_published(
+                    jid,
+                    minions.len(),
+                    self.age(&job.entry),
+                );
+                self.published(job, minions, missing).await;
             }
-        }
-        Err(result.expect("a session that is signed in has a key"))
-    }
-
-    async fn verify(&self, publication: &Publication) -> Result<(), Unusable> {
-        let keys: Arc<SessionKeys> = self.parts.session.signed_in().await;
-        match publication.verify(&keys.credentials.master_key) {
-            Ok(Signature::Absent) if self.parts.signature_required => Err(Unusable::Unsigned),
-            Ok(Signature::Valid | Signature::Absent) => Ok(()),
-            Err(err) => Err(Unusable::Frame(err)),
+            Outcome::Expired => self.parts.telemetry.expired(jid, self.age(&job.entry)),
+            Outcome::Refused => {}
         }
     }
 
-    /// Publishes until the lower master has answered, or the publication has expired.
-    async fn publish(&self, entry: &Entry, load: &PublicationLoad) {
-        let jid = load.jid();
-        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        let mut refusals = 0;
+    /// From now on the lower master's bus may tell of the job.
+    async fn announce(&self, job: &Job) {
         self.tell(Message::Publishing {
-            jid: jid.clone(),
+            jid: job.load.jid().clone(),
             upstream: self.parts.upstream,
         })
         .await;
-        loop {
-            let age = self.age(entry);
-            if age > self.parts.job_ttl {
-                return self.parts.telemetry.expired(jid, age);
-            }
-            match self.parts.local.publish(load, crate::PUBLISH_TIMEOUT).await {
-                Ok(PublishReply::Published {
-                    minions, missing, ..
-                }) => {
-                    self.parts
-                        .telemetry
-                        .publication_published(jid, minions.len(), self.age(entry));
-                    return self.published(load, minions, missing).await;
-                }
-                Ok(PublishReply::NoMatch { .. }) => {
-                    self.parts
-                        .telemetry
-                        .publication_published(jid, 0, self.age(entry));
-                    return self.published(load, Vec::new(), Vec::new()).await;
-                }
-                Ok(PublishReply::AuthorizationError) => {
-                    let what = format!(
-                        "the lower master does not allow job {jid}: publisher_acl or auth_list"
-                    );
-                    return self.parts.telemetry.lost(LostAt::LowerMaster, 1, &what);
-                }
-                Ok(PublishReply::Error(text)) if refusals + 1 >= REFUSALS_MAX => {
-                    let what = format!("the lower master refused job {jid}: {text}");
-                    return self.parts.telemetry.lost(LostAt::LowerMaster, 1, &what);
-                }
-                // A master that is starting refuses for a moment what it takes later.
-                Ok(PublishReply::Error(_) | PublishReply::AuthenticationError) => refusals += 1,
-                Err(err) if !err.is_transient() && refusals + 1 >= REFUSALS_MAX => {
-                    let why = daemon_kit::chain(&err);
-                    let what = format!("the lower master did not take job {jid}: {why}");
-                    return self.parts.telemetry.lost(LostAt::LowerMaster, 1, &what);
-                }
-                Err(err) => {
-                    refusals += u32::from(!err.is_transient());
-                    self.parts.telemetry.publish_retried(jid, &err);
-                }
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
     }
 
     /// Tells the MoM whom the lower master targeted, and the site task what to wait for.
-    async fn published(
-        &self,
-        load: &PublicationLoad,
-        minions: Vec<MinionId>,
-        mut missing: Vec<String>,
-    ) {
-        let jid = load.jid();
+    async fn published(&mut self, job: &Job, minions: Vec<MinionId>, mut missing: Vec<String>) {
+        let jid = job.load.jid();
         let id = self.parts.id.as_str();
         missing.retain(|name| name != id);
+        let means_site = means_site(&job.load, id);
+        let answers = means_site && self.answers_for_site(&minions).await;
+        let about = asked_about(&job.load).filter(|_| answers);
+        let message = Message::Published {
+            jid: jid.clone(),
+            fun: job.load.functions().join(","),
+            minions: minions.iter().map(ToString::to_string).collect(),
+            answers_for_site: answers && about.is_none(),
+        };
+        self.records.done(&job.part, &message);
         if !minions.is_empty() {
             self.parts
                 .lanes
                 .queue_event(upstream::ack(jid, &minions, &missing))
                 .await;
         }
-        let means_site = means_site(load, id);
-        let answers = means_site && self.answers_for_site(&minions).await;
-        let about = asked_about(load).filter(|_| answers);
-        let message = Message::Published {
-            jid: jid.clone(),
-            fun: load.functions().join(","),
-            minions: minions.iter().map(ToString::to_string).collect(),
-            answers_for_site: answers && about.is_none(),
-        };
         self.tell(message).await;
         if let Some(about) = about {
             self.tell(Message::Asked {
@@ -337,7 +420,7 @@ impl DeliveryTask {
     }
 
     fn age(&self, entry: &Entry) -> Duration {
-        age_since(entry.received_at_ms, self.parts.skew.millis())
+        self.parts.skew.age(entry, steady_millis())
     }
 }
 

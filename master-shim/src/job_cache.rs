@@ -1,40 +1,38 @@
-//! Reads the lower master's own job cache: was this jid published here already, and what did a minion really return?
+//! Asks the lower master's own job cache: was this jid published here already, and what did a minion really return?
 //!
 //! Used where the event bus does not suffice: Salt replaces values of events above `max_event_size` by the text
-//! `VALUE_TRIMMED`, while the job cache holds them whole; and a jid that the cache knows was already published
-//! by this master, be it through an earlier run of the shim or through salt-syndic.
+//! `VALUE_TRIMMED`, while the job cache holds them whole; what came while nobody listened to the bus is only there;
+//! and a jid that the cache knows was already published by this master, be it through an earlier run of the shim or
+//! through salt-syndic.
 //!
-//! Understands the default returner `local_cache` (`salt/returners/local_cache.py`): the directory of a job is
-//! `<cachedir>/jobs/<first 2>/<rest>` of the hex `hash_type` digest of the jid; it holds the file `jid` from
-//! the moment of publishing, and `<minion>/return.p` (msgpack, new spec) once a minion has returned.
-//! With another `master_job_cache` nothing is known, and every answer says so.
+//! ```text
+//!               ┌─ local_cache: its files, in microseconds
+//! JobCache ─────┤
+//!               └─ any other returner: the master's runner jobs.list_job, a second each
+//! ```
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
-use openssl::hash::{MessageDigest, hash};
+use salt_link::{local_master::LocalMaster, salt_config::MasterConfig};
 use salt_wire::{
     ids::{Jid, MinionId},
-    msgpack::{self, Limits, Value},
+    msgpack::{self, Value},
 };
+
+use self::{local::LocalCache, runner::RunnerCache};
+
+mod local;
+mod runner;
 
 /// What Salt writes in place of a value that made an event larger than `max_event_size`.
 pub(crate) const TRIMMED: &[u8] = b"VALUE_TRIMMED";
 
-/// How long a return may take to reach the cache after its event: the master fires first and writes then.
-const WRITE_DELAY_MAX: Duration = Duration::from_secs(10);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
 /// Why a return could not be read from the job cache.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobCacheError {
-    /// `master_job_cache` names another returner.
-    #[error("the master's job cache is not local_cache, which is the one that can be read here")]
-    OtherReturner,
+    /// The cache does not have it, or only cut off, too.
+    #[error("the job cache does not have it whole")]
+    NotFound,
     /// No such file within [`WRITE_DELAY_MAX`], or not readable.
     #[error("failed to read {path}")]
     Read {
@@ -55,153 +53,105 @@ pub(crate) enum JobCacheError {
     },
 }
 
-/// The job cache of one master.
+/// The job cache of one master; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct JobCache {
-    /// `<cachedir>/jobs` and the digest, if the returner is `local_cache`.
-    local: Option<(PathBuf, MessageDigest)>,
+pub(crate) struct JobCache(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Local(LocalCache),
+    Runner(RunnerCache),
 }
 
+/// What a look-up has brought; see [`JobCache::look_up`].
+pub(crate) struct LookedUp(Option<Value>);
+
 impl JobCache {
-    /// The cache below `cachedir`; `returner` is the option `master_job_cache`, `hash_type` the option of that name.
-    pub(crate) fn new(cachedir: &Path, returner: &str, hash_type: &str) -> Self {
-        let digest = MessageDigest::from_name(hash_type);
-        let local = (returner == "local_cache")
-            .then_some(digest)
-            .flatten()
-            .map(|digest| (cachedir.join("jobs"), digest));
-        Self { local }
+    /// The cache of the master that `config` is of; `master` runs what the files do not tell.
+    pub(crate) fn new(config: &MasterConfig, master: Arc<LocalMaster>) -> Self {
+        let local = (config.master_job_cache == "local_cache")
+            .then(|| LocalCache::new(&config.cachedir, &config.hash_type))
+            .flatten();
+        Self(match local {
+            Some(local) => Kind::Local(local),
+            None => Kind::Runner(RunnerCache::new(master)),
+        })
     }
 
-    /// Whether the returner is one that can be read here.
-    pub(crate) fn is_readable(&self) -> bool {
-        self.local.is_some()
+    /// Whether a question costs next to nothing, so that it can be asked for each of many jobs.
+    pub(crate) fn is_quick(&self) -> bool {
+        matches!(self.0, Kind::Local(_))
     }
 
-    /// Whether the latest publication of `jid` by this master had this target; `None` when this returner cannot be asked.
-    ///
-    /// The jid alone does not tell: `salt -b` of 3008 publishes all parts of a batch under one jid, each with a list of
-    /// minions of its own. The cache keeps the load of the latest part, which is the one that a crash can repeat; of an
-    /// earlier part the minions themselves remember the jid.
-    pub(crate) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
-        let directory = self.directory(jid)?;
-        if !directory.join("jid").try_exists().ok()? {
-            return Some(false);
+    /// Hears an event of the master's bus: it may be the result of a runner function that this cache has started.
+    pub(crate) fn hears(&self, tag: &str, data: &[u8]) {
+        if let Kind::Runner(runner) = &self.0 {
+            runner.hears(tag, data);
         }
-        let Ok(bytes) = tokio::fs::read(directory.join(".load.p")).await else {
-            return Some(true);
-        };
-        let load = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT);
-        Some(load.is_ok_and(|load| load.get("tgt") == Some(tgt)))
+    }
+
+    /// Whether the latest publication of `jid` by this master had this target; `None` when the cache does not answer.
+    pub(crate) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
+        match &self.0 {
+            Kind::Local(local) => local.was_published(jid, tgt).await,
+            Kind::Runner(runner) => runner.was_published(jid, tgt).await,
+        }
+    }
+
+    /// The minions that this master targeted with `jid`, as far as the cache tells.
+    pub(crate) async fn minions(&self, jid: &Jid) -> Vec<MinionId> {
+        match &self.0 {
+            Kind::Local(local) => local.minions(jid).await,
+            Kind::Runner(runner) => runner.minions(jid).await,
+        }
     }
 
     /// What `minion` returned for `jid`: a map of `return`, `retcode` and `success`, and the bytes it has on disk.
     ///
-    /// Waits for the file, since the master fires the event of a return before it writes the return.
+    /// Waits for it, since the master fires the event of a return before it writes the return.
     ///
     /// # Errors
-    /// When the returner is another one, or the file does not come, or is no msgpack.
+    /// When it does not come, or is no msgpack, or is cut off in the answer, too.
     pub(crate) async fn read_return(
         &self,
         jid: &Jid,
         minion: &MinionId,
     ) -> Result<(Value, usize), JobCacheError> {
-        let directory = self.directory(jid).ok_or(JobCacheError::OtherReturner)?;
-        let path = directory.join(minion.as_str()).join("return.p");
-        let deadline = tokio::time::Instant::now() + WRITE_DELAY_MAX;
-        let bytes = loop {
-            match tokio::fs::read(&path).await {
-                Ok(bytes) => break bytes,
-                Err(err)
-                    if err.kind() == io::ErrorKind::NotFound
-                        && tokio::time::Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(POLL_INTERVAL).await;
-                }
-                Err(source) => return Err(JobCacheError::Read { path, source }),
+        match &self.0 {
+            Kind::Local(local) => local.read_return(jid, minion).await,
+            Kind::Runner(_) => {
+                let looked_up = self.look_up(jid).await;
+                let found = self.find_return(jid, minion, &looked_up).await;
+                found
+                    .filter(|(whole, _)| !crate::site::routing::holds_trimmed(whole))
+                    .ok_or(JobCacheError::NotFound)
             }
-        };
-        let length = bytes.len();
-        let value = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT)
-            .map_err(|source| JobCacheError::Decode { path, source })?;
-        Ok((value, length))
+        }
     }
 
-    fn directory(&self, jid: &Jid) -> Option<PathBuf> {
-        let (jobs, digest) = self.local.as_ref()?;
-        let digest = hash(*digest, jid.as_str().as_bytes()).ok()?;
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (first, rest) = hex.split_at_checked(2)?;
-        Some(jobs.join(first).join(rest))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const JID: &str = "20261120200000000001";
-
-    fn jid() -> Jid {
-        JID.parse().expect("a jid")
+    /// Prepares [`find_return`](Self::find_return) for all minions of a job.
+    pub(crate) async fn look_up(&self, jid: &Jid) -> LookedUp {
+        LookedUp(match &self.0 {
+            Kind::Local(_) => None,
+            Kind::Runner(runner) => runner.list_job(jid).await,
+        })
     }
 
-    /// `hashlib.sha256(b"20261120200000000001").hexdigest()`
-    fn job_directory(cachedir: &Path) -> PathBuf {
-        let hex = "e2475db12634bf6fec87a2955cdfedd43dc5e0320af99d58559ab8bf0c1fcd1b";
-        let (first, rest) = hex.split_at(2);
-        cachedir.join("jobs").join(first).join(rest)
-    }
-
-    #[tokio::test]
-    async fn job_is_known_from_the_moment_of_publishing() {
-        let cachedir = tempfile::tempdir().expect("a directory");
-        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
-        let tgt = Value::from("*");
-        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(false));
-        let directory = job_directory(cachedir.path());
-        std::fs::create_dir_all(&directory).expect("created");
-        std::fs::write(directory.join("jid"), JID).expect("written");
-        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(true));
-    }
-
-    #[tokio::test]
-    async fn next_part_of_a_batch_is_not_taken_for_the_one_before() {
-        let cachedir = tempfile::tempdir().expect("a directory");
-        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
-        let directory = job_directory(cachedir.path());
-        std::fs::create_dir_all(&directory).expect("created");
-        std::fs::write(directory.join("jid"), JID).expect("written");
-        // {"tgt": ["a1", "b1"]}
-        let load = b"\x81\xa3tgt\x92\xa2a1\xa2b1";
-        std::fs::write(directory.join(".load.p"), load).expect("written");
-        let first = Value::array(["a1", "b1"]);
-        assert_eq!(cache.was_published(&jid(), &first).await, Some(true));
-        let second = Value::array(["a2"]);
-        assert_eq!(cache.was_published(&jid(), &second).await, Some(false));
-    }
-
-    #[tokio::test]
-    async fn other_returner_knows_nothing() {
-        let cachedir = tempfile::tempdir().expect("a directory");
-        let cache = JobCache::new(cachedir.path(), "redis", "sha256");
-        assert_eq!(cache.was_published(&jid(), &"*".into()).await, None);
-    }
-
-    #[tokio::test]
-    async fn return_that_is_written_after_its_event_is_awaited() {
-        let cachedir = tempfile::tempdir().expect("a directory");
-        let cache = JobCache::new(cachedir.path(), "local_cache", "sha256");
-        let minion: MinionId = "a1".parse().expect("a minion id");
-        let directory = job_directory(cachedir.path()).join("a1");
-        let jid = jid();
-        let (read, ()) = tokio::join!(cache.read_return(&jid, &minion), async {
-            tokio::task::yield_now().await;
-            std::fs::create_dir_all(&directory).expect("created");
-            std::fs::write(directory.join("part"), b"\x81\xa6return\x2a").expect("written");
-            std::fs::rename(directory.join("part"), directory.join("return.p")).expect("renamed");
-        });
-        let (read, _) = read.expect("the return");
-        assert_eq!(read.get("return").and_then(Value::as_i64), Some(42));
+    /// The same as [`read_return`](Self::read_return) without waiting, of a return that may not be there.
+    pub(crate) async fn find_return(
+        &self,
+        jid: &Jid,
+        minion: &MinionId,
+        looked_up: &LookedUp,
+    ) -> Option<(Value, usize)> {
+        match &self.0 {
+            Kind::Local(local) => local.find_return(jid, minion).await,
+            Kind::Runner(_) => {
+                let result = looked_up.0.as_ref()?.get("Result")?;
+                let ret = result.get(minion.as_str())?.clone();
+                let bytes = msgpack::encode(&ret, msgpack::Dialect::New).len();
+                Some((ret, bytes))
+            }
+        }
     }
 }

@@ -16,12 +16,12 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use daemon_kit::{
-    Context, Tasks,
+    CancellationToken, Context, Tasks,
     http::{self, HttpServer, Readiness},
     state_dir::StateDir,
 };
 use redis_link::{
-    Redis, RequestsConfig, Role, StreamReader, Subscription, SubscriptionConfig, Tunnel,
+    Redis, RequestsConfig, Role, SiteLease, StreamReader, Subscription, SubscriptionConfig, Tunnel,
     TunnelConfig,
 };
 use salt_link::{
@@ -33,6 +33,7 @@ use salt_link::{
     sign_in::{SignIn, SignInConfig},
     socket::Endpoint,
 };
+use store::{Jobs, JobsConfig, Spool};
 use tokio::sync::mpsc;
 
 pub use config::Config;
@@ -41,30 +42,36 @@ mod aes_keys;
 mod config;
 mod cursor;
 mod delivery;
+mod disk;
 mod job_cache;
 mod lane;
 mod link;
+mod lower_master;
 mod probe;
-mod serials;
 mod session;
 mod site;
 mod skew;
+mod spooled;
 mod telemetry;
+mod tenure;
 mod upstream;
 
 use self::{
     aes_keys::AesKeyFile,
     config::Relay,
     cursor::Cursor,
-    delivery::{DeliveryParts, DeliveryTask},
+    delivery::{DeliveryParts, DeliveryTask, Publisher, records::Records},
+    disk::Disk,
     job_cache::JobCache,
-    lane::{Item, LaneConfig, LaneTask, Sender},
+    lane::{Item, LaneConfig, LaneDisk, LaneTask, Sender},
     link::{Begin, Due, LinkParts, LinkTask},
+    lower_master::{LowerMaster, MinionsTask},
     probe::{MinionWatch, Prober},
     session::TunnelRequester,
-    site::{Message, SiteParts, SiteTask, routing::Router},
+    site::{Message, SiteParts, SiteTask, company::Company, routing::Router},
     skew::Skew,
     telemetry::{LaneName, Telemetry},
+    tenure::{Holder, Tenure, TenureTask},
     upstream::{LANE_CHANNEL, LaneObserver, Lanes, Uplink},
 };
 
@@ -83,8 +90,14 @@ const DUE: usize = 256;
 /// Messages to the site task; when full the delivery waits.
 const MESSAGES: usize = 256;
 
-/// How long the lower master may take for a publish: on a large site it matches targets for seconds.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the lower master may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Numbers for relays in the spool, which has room for 21,845 lanes.
+const RELAYS_MAX: u32 = 10_000;
+
+/// How often the spool's size is told to the metrics.
+const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Builds every task and wires every channel; returns when the daemon has ended.
 ///
@@ -97,6 +110,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         readiness,
         ..
     } = context;
+    check_lanes(&config.relays)?;
     let state_dir = StateDir::open(&config.state_dir)?;
     let _lock = state_dir.lock("master-shim")?;
     // Fails until every other condition is known: before that nothing would speak against being ready.
@@ -117,11 +131,13 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut shim = Shim::new(&config, redis, telemetry, readiness)?;
     let (messages, from_deliveries) = mpsc::channel(MESSAGES);
     let mut upstreams = Vec::new();
+    let mut tenures = Vec::new();
     for index in 0..config.relays.len() {
-        let lanes = shim.start_upstream(index, messages.clone(), &mut tasks)?;
+        let (lanes, tenure) = shim.start_upstream(index, messages.clone(), &mut tasks)?;
         upstreams.push(lanes);
+        tenures.push(tenure);
     }
-    shim.start_site(from_deliveries, upstreams, &mut tasks);
+    shim.start_site(from_deliveries, upstreams, tenures, &mut tasks);
     drop(messages);
 
     started.holds();
@@ -153,8 +169,12 @@ struct Shim<'a> {
     telemetry: Telemetry,
     readiness: Readiness,
     local: Arc<LocalMaster>,
+    master: LowerMaster,
     job_cache: JobCache,
     minion: Arc<MinionWatch>,
+    spool: Spool,
+    jobs: Jobs,
+    disk: Disk,
 }
 
 impl<'a> Shim<'a> {
@@ -167,24 +187,34 @@ impl<'a> Shim<'a> {
         let master = &config.syndic.local;
         let endpoint = Endpoint::tcp(master.connect_host(), master.ret_port)?;
         let mut pool = RequestPoolConfig::new(endpoint);
-        pool.sockets = config.relays.len() + 1;
+        // A publish for each MoM, a find_job and a ping.
+        pool.sockets = config.relays.len() + 2;
         let pool: Arc<dyn Requester> = Arc::new(RequestPool::spawn(pool)?);
         let local = LocalMasterConfig {
             cachedir: master.cachedir.clone(),
             user: master.user.clone(),
-            timeout: PUBLISH_TIMEOUT,
+            timeout: PING_TIMEOUT,
         };
+        let file = |name: &str| config.state_dir.join(name);
+        let (spool, opened) = Spool::open(&file("spool.db"), config.spool)
+            .context("failed to open the spool in state_dir")?;
+        telemetry.store_opened("spool", &opened);
+        let (jobs, opened) = Jobs::open(&file("jobs.db"), JobsConfig::default())
+            .context("failed to open the job records in state_dir")?;
+        telemetry.store_opened("jobs", &opened);
+        let disk = Disk::new(readiness.condition("state_dir"), telemetry.clone());
+        let local = Arc::new(LocalMaster::new(local, pool));
         Ok(Self {
             config,
             redis,
             telemetry,
             readiness,
-            local: Arc::new(LocalMaster::new(local, pool)),
-            job_cache: JobCache::new(
-                &master.cachedir,
-                &master.master_job_cache,
-                &master.hash_type,
-            ),
+            local: Arc::clone(&local),
+            master: LowerMaster::new(),
+            spool,
+            jobs,
+            disk,
+            job_cache: JobCache::new(master, local),
             minion: Arc::new(MinionWatch::new(
                 &config.syndic.sock_dir,
                 &config.id,
@@ -199,7 +229,7 @@ impl<'a> Shim<'a> {
         index: usize,
         messages: mpsc::Sender<Message>,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<Lanes> {
+    ) -> anyhow::Result<(Lanes, Tenure)> {
         let relay = self
             .config
             .relays
@@ -218,8 +248,10 @@ impl<'a> Shim<'a> {
 
         let cursor = Cursor::open(&self.config.state_dir, &relay.mom)?;
         let skew = Arc::new(Skew::default());
+        let finished = CancellationToken::new();
+        let tenure = self.start_tenure(relay, finished.clone(), tasks)?;
         let (due, from_link) = mpsc::channel(DUE);
-        self.start_link(relay, &cursor, due, Arc::clone(&skew), tasks);
+        self.start_link(relay, &cursor, due, &tenure, Arc::clone(&skew), tasks);
         let delivery = DeliveryParts {
             upstream: index,
             id: self.config.id.clone(),
@@ -230,19 +262,43 @@ impl<'a> Shim<'a> {
             due: from_link,
             site: messages,
             lanes: lanes.clone(),
-            session,
-            local: Arc::clone(&self.local),
-            job_cache: self.job_cache.clone(),
+            publisher: Publisher {
+                local: Arc::clone(&self.local),
+                master: self.master.clone(),
+                job_cache: self.job_cache.clone(),
+                telemetry: self.telemetry.clone(),
+            },
+            tenure: tenure.clone(),
             minion: Arc::clone(&self.minion),
             skew,
             telemetry: self.telemetry.clone(),
         };
-        let delivery = DeliveryTask::new(delivery, cursor);
-        tasks.spawn(
-            format!("delivery-{}", relay.mom),
-            delivery.run(tasks.shutdown().clone()),
-        );
-        Ok(lanes)
+        let records = Records::new(self.jobs.clone(), self.disk.clone(), &self.config.id);
+        let delivery = DeliveryTask::new(delivery, cursor, records);
+        let delivery = delivery.run(tasks.shutdown().clone());
+        // The lease is given back when nothing more is published.
+        let guard = finished.drop_guard();
+        tasks.spawn(format!("delivery-{}", relay.mom), async move {
+            delivery.await;
+            drop(guard);
+        });
+        Ok((lanes, tenure))
+    }
+
+    fn start_tenure(
+        &self,
+        relay: &Relay,
+        finished: CancellationToken,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<Tenure> {
+        let holder = Holder::open(&self.config.state_dir, &relay.mom)
+            .context("failed to read the lease's file in state_dir")?;
+        let tenure = Tenure::new(holder.in_company());
+        let name = holder.name().to_owned();
+        let lease = SiteLease::new(&self.redis, &relay.keys, &self.config.site, name);
+        let task = TenureTask::new(tenure.clone(), lease, holder, self.telemetry.clone());
+        tasks.spawn(format!("lease-{}", relay.mom), task.run(finished));
+        Ok(tenure)
     }
 
     fn start_link(
@@ -250,6 +306,7 @@ impl<'a> Shim<'a> {
         relay: &Relay,
         cursor: &Cursor,
         due: mpsc::Sender<Due>,
+        tenure: &Tenure,
         skew: Arc<Skew>,
         tasks: &mut Tasks,
     ) {
@@ -264,20 +321,21 @@ impl<'a> Shim<'a> {
             events,
             reader: Arc::new(StreamReader::new(&self.redis, relay.keys.clone())),
             due,
+            tenure: tenure.clone(),
+            cursor: cursor.entry_id(),
+            begin: if self.job_cache.is_quick() {
+                Begin::WithUnexpired
+            } else {
+                Begin::FromNowOn
+            },
             skew,
             job_ttl: self.config.job_ttl,
             redis: self.readiness.condition(format!("bridge {}", relay.mom)),
             telemetry: self.telemetry.clone(),
         };
-        let begin = if self.job_cache.is_readable() {
-            Begin::WithUnexpired
-        } else {
-            Begin::FromNowOn
-        };
-        let link = LinkTask::new(parts, cursor.entry_id(), begin);
         tasks.spawn(
             format!("link-{}", relay.mom),
-            link.run(tasks.shutdown().clone()),
+            LinkTask::new(parts).run(tasks.shutdown().clone()),
         );
     }
 
@@ -328,13 +386,20 @@ impl<'a> Shim<'a> {
         let uplink = Uplink {
             id: self.config.id.clone(),
             session: Arc::clone(session),
+            jobs: self.jobs.clone(),
+            disk: self.disk.clone(),
             telemetry: self.telemetry.clone(),
+        };
+        let on_disk = LaneDisk {
+            spool: self.spool.clone(),
+            lane: lane_number(&relay.mom, name),
+            disk: self.disk.clone(),
         };
         let observer = LaneObserver {
             lane: name,
             telemetry: self.telemetry.clone(),
         };
-        let lane = LaneTask::new(bounds, items, uplink, observer);
+        let lane = LaneTask::new(bounds, items, on_disk, uplink, observer);
         tasks.spawn(
             format!("{}-{}", name.as_str(), relay.mom),
             lane.run(tasks.shutdown().clone()),
@@ -346,12 +411,23 @@ impl<'a> Shim<'a> {
         self,
         messages: mpsc::Receiver<Message>,
         upstreams: Vec<Lanes>,
+        tenures: Vec<Tenure>,
         tasks: &mut Tasks,
     ) {
         let master = &self.config.syndic.local;
         let bus = EventReaderConfig::new(&master.sock_dir);
         let (reader, events) = EventReader::new(bus, |_tag: &str| true);
         tasks.spawn("event-bus", reader.run());
+        let minions = MinionsTask::new(self.master.clone(), master, self.telemetry.clone());
+        tasks.spawn("minions", minions.run(tasks.shutdown().clone()));
+        tasks.spawn(
+            "gauges",
+            tell_sizes(
+                self.spool.clone(),
+                self.telemetry.clone(),
+                tasks.shutdown().clone(),
+            ),
+        );
         let site = SiteTask::new(SiteParts {
             id: self.config.id.clone(),
             failover: self.config.syndic.failover,
@@ -363,11 +439,51 @@ impl<'a> Shim<'a> {
                 self.config.syndic.master_id.clone(),
             ),
             job_cache: self.job_cache,
+            jobs: self.jobs,
+            disk: self.disk,
+            master: self.master,
+            company: Company::new(tenures),
             prober: Arc::new(Prober::new(self.local, master.user.clone())),
             event_bus: self.readiness.condition("event bus"),
             telemetry: self.telemetry,
         });
         tasks.spawn("site", site.run(tasks.shutdown().clone()));
+    }
+}
+
+/// A lane's number in the spool: of the relay's name, so that it stays when `syndic_master` is put into another order.
+fn lane_number(mom: &str, name: LaneName) -> u32 {
+    let digest = openssl::sha::sha256(mom.as_bytes());
+    let relay = u32::from(u16::from_be_bytes([digest[0], digest[1]])) % RELAYS_MAX;
+    match name {
+        LaneName::Returns => 2 * relay,
+        LaneName::Events => 2 * relay + 1,
+    }
+}
+
+/// Two relays must not share lanes: one MoM would get the other's returns.
+fn check_lanes(relays: &[Relay]) -> anyhow::Result<()> {
+    for (place, relay) in relays.iter().enumerate() {
+        let lane = lane_number(&relay.mom, LaneName::Returns);
+        let same = |other: &&Relay| lane_number(&other.mom, LaneName::Returns) == lane;
+        if let Some(other) = relays.iter().take(place).find(same) {
+            anyhow::bail!(
+                "the relays {} and {} would share a place in the spool: give one of them another name, at its bridge too",
+                other.mom,
+                relay.mom
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn tell_sizes(spool: Spool, telemetry: Telemetry, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(GAUGES_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => telemetry.spool_state(&spool.state()),
+            () = shutdown.cancelled() => return,
+        }
     }
 }
 

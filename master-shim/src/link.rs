@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::{CancellationToken, http::Condition, unix_millis};
+use daemon_kit::{CancellationToken, http::Condition, steady_millis};
 use redis_link::{LinkEvent, PageRead, RedisError, StreamReader};
 use relay_core::{
     entry::{EntryId, Publication},
@@ -22,7 +22,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     skew::Skew,
-    telemetry::{LostAt, Telemetry, age_since},
+    telemetry::{LostAt, Telemetry},
+    tenure::{Granted, Tenure},
 };
 
 /// Publications of one page of the stream.
@@ -39,11 +40,32 @@ pub(crate) enum Begin {
 
 /// One step of the delivery.
 #[derive(Debug)]
-pub(crate) enum Due {
+pub(crate) struct Due {
+    /// The tenure that it belongs to.
+    pub(crate) fence: u64,
+    /// Whether the job records may not tell everything: it stood in the stream when this tenure began.
+    pub(crate) asks_master: bool,
+    /// What is due.
+    pub(crate) what: What,
+}
+
+/// What is due.
+#[derive(Debug)]
+pub(crate) enum What {
     /// To be published on the lower master.
     Publication(Publication),
     /// Nothing to do but to move the cursor.
     PassOver(EntryId),
+}
+
+impl Due {
+    /// The entry that the site is done with afterwards.
+    pub(crate) fn entry_id(&self) -> EntryId {
+        match &self.what {
+            What::Publication(publication) => publication.entry_id,
+            What::PassOver(entry_id) => *entry_id,
+        }
+    }
 }
 
 /// What the task is made of.
@@ -54,6 +76,12 @@ pub(crate) struct LinkParts {
     pub(crate) reader: Arc<StreamReader>,
     /// To the delivery; bounded.
     pub(crate) due: mpsc::Sender<Due>,
+    /// Whether this shim is the active one of its site.
+    pub(crate) tenure: Tenure,
+    /// How far the delivery has got.
+    pub(crate) cursor: Option<EntryId>,
+    /// Where a site without a cursor begins.
+    pub(crate) begin: Begin,
     /// The clocks' difference, for the delivery.
     pub(crate) skew: Arc<Skew>,
     /// A publication older than this is not run.
@@ -67,41 +95,52 @@ pub(crate) struct LinkParts {
 /// The task; see the module's head.
 pub(crate) struct LinkTask {
     parts: LinkParts,
-    sequencer: Sequencer,
+    /// While this shim is the active one of its site.
+    active: Option<Active>,
     reads: JoinSet<(EntryId, Result<PageRead, RedisError>)>,
-    /// The first start of a site: what is old already is not its loss.
-    catching_up_at_first: bool,
     /// The subscription stands, but no heart-beat has told the bridge's time yet: without it a publication's age cannot
     /// be judged, so nothing is taken before.
     awaits_beat: bool,
 }
 
+/// One tenure.
+struct Active {
+    fence: u64,
+    sequencer: Sequencer,
+    /// The first start of a site: what is old already is not its loss.
+    catching_up_at_first: bool,
+    /// What stood in the stream at its beginning, once a heart-beat has told.
+    began_at: Option<EntryId>,
+}
+
 enum Input {
     Link(LinkEvent),
     Read(EntryId, Result<PageRead, RedisError>),
+    Tenure(Option<Granted>),
     Stop,
 }
 
 impl LinkTask {
-    /// A task that goes on behind `cursor`.
-    pub(crate) fn new(parts: LinkParts, cursor: Option<EntryId>, begin: Begin) -> Self {
-        let first = cursor.is_none() && begin == Begin::WithUnexpired;
-        let position = if first { Some(EntryId::ZERO) } else { cursor };
+    pub(crate) fn new(parts: LinkParts) -> Self {
         Self {
             parts,
-            sequencer: Sequencer::new(position, SequencerConfig::default()),
+            active: None,
             reads: JoinSet::new(),
-            catching_up_at_first: first,
             awaits_beat: true,
         }
     }
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut granted = self.parts.tenure.granted();
         loop {
             let input = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Input::Stop,
+                changed = granted.changed() => match changed {
+                    Ok(()) => Input::Tenure(*granted.borrow_and_update()),
+                    Err(_) => Input::Stop,
+                },
                 Some(read) = self.reads.join_next() => {
                     let (after, page) = read.expect("reading a page does not panic");
                     Input::Read(after, page)
@@ -111,23 +150,65 @@ impl LinkTask {
             let events = match input {
                 Input::Link(event) => self.link_event(event),
                 Input::Read(after, page) => vec![self.page_event(after, page)],
+                Input::Tenure(granted) => self.tenure(granted),
                 Input::Stop => return,
             };
-            for action in events
-                .into_iter()
-                .flat_map(|event| self.sequencer.apply(event))
-                .collect::<Vec<_>>()
-            {
-                if !self.act(action).await {
-                    return;
-                }
-            }
-            let lag = self.sequencer.lag_entries();
-            self.parts.telemetry.lag(lag);
-            if lag == 0 && self.sequencer.position() != Some(EntryId::ZERO) {
-                self.catching_up_at_first = false;
+            if !self.apply(events).await {
+                return;
             }
         }
+    }
+
+    /// False when the delivery is gone.
+    async fn apply(&mut self, events: Vec<Event>) -> bool {
+        for event in events {
+            let Some(active) = &mut self.active else {
+                return true;
+            };
+            for action in active.sequencer.apply(event) {
+                if !self.act(action).await {
+                    return false;
+                }
+            }
+        }
+        if let Some(active) = &mut self.active {
+            let lag = active.sequencer.lag_entries();
+            self.parts.telemetry.lag(lag);
+            if lag == 0 && active.sequencer.position() != Some(EntryId::ZERO) {
+                active.catching_up_at_first = false;
+            }
+        }
+        true
+    }
+
+    /// A new tenure begins behind what this shim or another one of the site has got to.
+    fn tenure(&mut self, granted: Option<Granted>) -> Vec<Event> {
+        let Some(granted) = granted else {
+            self.active = None;
+            return Vec::new();
+        };
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.fence == granted.fence)
+        {
+            return Vec::new();
+        }
+        // What was handed on in an earlier tenure and is not done was dropped with that tenure.
+        let done = self.parts.tenure.position();
+        let cursor = self.parts.cursor.max(done).max(granted.position);
+        let first = cursor.is_none() && self.parts.begin == Begin::WithUnexpired;
+        let position = if first { Some(EntryId::ZERO) } else { cursor };
+        self.active = Some(Active {
+            fence: granted.fence,
+            sequencer: Sequencer::new(position, SequencerConfig::default()),
+            catching_up_at_first: first,
+            began_at: None,
+        });
+        if self.awaits_beat {
+            return Vec::new();
+        }
+        vec![Event::Connected]
     }
 
     fn link_event(&mut self, event: LinkEvent) -> Vec<Event> {
@@ -138,12 +219,21 @@ impl LinkTask {
             LinkEvent::Publication(_) if self.awaits_beat => Vec::new(),
             LinkEvent::Publication(publication) => vec![Event::Published(publication)],
             LinkEvent::Beat {
-                newest, sent_at_ms, ..
+                newest,
+                sent_at_ms,
+                clock,
+                ..
             } => {
-                self.parts.skew.note(sent_at_ms, unix_millis());
+                self.parts
+                    .skew
+                    .note(clock.as_deref(), sent_at_ms, steady_millis());
                 telemetry.beat(sent_at_ms);
                 if self.parts.redis.holds() {
                     telemetry.link_up();
+                    self.parts.tenure.link_is_back();
+                }
+                if let Some(active) = &mut self.active {
+                    active.began_at.get_or_insert(newest);
                 }
                 let first = std::mem::take(&mut self.awaits_beat);
                 let connected = first.then_some(Event::Connected);
@@ -182,16 +272,18 @@ impl LinkTask {
         }
     }
 
-    /// False when the delivery is gone.
     async fn act(&mut self, action: Action) -> bool {
         let telemetry = &self.parts.telemetry;
-        let due = match action {
-            Action::Deliver(publication) if self.is_old_news(&publication) => {
-                Due::PassOver(publication.entry_id)
+        let Some(active) = &self.active else {
+            return true;
+        };
+        let what = match action {
+            Action::Deliver(publication) if self.is_old_news(active, &publication) => {
+                What::PassOver(publication.entry_id)
             }
-            Action::Deliver(publication) => Due::Publication(publication),
+            Action::Deliver(publication) => What::Publication(publication),
             Action::Lost { from, to } => {
-                if !self.catching_up_at_first {
+                if !active.catching_up_at_first {
                     let publications = to.number - from.number + 1;
                     telemetry.lost(
                         LostAt::Redis,
@@ -199,10 +291,12 @@ impl LinkTask {
                         &format!("entries {from} to {to}"),
                     );
                 }
-                Due::PassOver(to)
+                What::PassOver(to)
             }
-            // The bridges append again what they still hold of it.
-            Action::Ended { to, .. } => Due::PassOver(to),
+            Action::Ended { from, to } => {
+                telemetry.epoch_ended(from, to);
+                What::PassOver(to)
+            }
             Action::ReadFrom { after } => {
                 let reader = Arc::clone(&self.parts.reader);
                 self.reads
@@ -224,12 +318,20 @@ impl LinkTask {
                 return true;
             }
         };
+        let mut due = Due {
+            fence: active.fence,
+            asks_master: true,
+            what,
+        };
+        due.asks_master = active
+            .began_at
+            .is_none_or(|began_at| due.entry_id() <= began_at);
         self.parts.due.send(due).await.is_ok()
     }
 
     /// Whether it was old already when this site was first started.
-    fn is_old_news(&self, publication: &Publication) -> bool {
-        self.catching_up_at_first
-            && age_since(publication.received_at_ms, self.parts.skew.millis()) > self.parts.job_ttl
+    fn is_old_news(&self, active: &Active, publication: &Publication) -> bool {
+        active.catching_up_at_first
+            && self.parts.skew.age(publication, steady_millis()) > self.parts.job_ttl
     }
 }

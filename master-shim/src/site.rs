@@ -10,7 +10,9 @@
 //! ```
 //! - The lower master's bus tells of a job before the publish is answered: a delivery task announces a jid before it
 //!   publishes, and messages are taken before events, so that a job from above is never mistaken for a local one.
-//! - Lanes shed instead of blocking, so that a MoM that is away never stops the reading of the bus.
+//! - Lanes take everything to the disk, so that a MoM that is away never stops the reading of the bus.
+//! - What came while nobody listened is fetched from the lower master's job cache ([`catch_up`]).
+//! - A shim that is not the active one of its site sends the returns of the jobs that it published itself, and no more.
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use salt_wire::{
     ids::{Jid, MinionId},
     msgpack::Value,
 };
+use store::Jobs;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -30,18 +33,24 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::{
+    catch_up::{CatchUp, Found as FoundReturn},
+    company::Company,
     origins::Origin,
     probes::{Found, Probes},
-    routing::{Return, Route, Router},
+    routing::{Return, Route, Router, SkipReason},
 };
 use crate::{
     config::SyndicFailover,
+    disk::Disk,
     job_cache::JobCache,
+    lower_master::LowerMaster,
     probe::Prober,
     telemetry::Telemetry,
     upstream::{ForwardedEvent, Lanes},
 };
 
+mod catch_up;
+pub(crate) mod company;
 mod origins;
 mod probes;
 pub(crate) mod routing;
@@ -96,6 +105,14 @@ pub(crate) struct SiteParts {
     pub(crate) router: Router,
     /// The lower master's job cache.
     pub(crate) job_cache: JobCache,
+    /// What this site has published, and what is missing of it.
+    pub(crate) jobs: Jobs,
+    /// Hears of failures there.
+    pub(crate) disk: Disk,
+    /// Told how the lower master is.
+    pub(crate) master: LowerMaster,
+    /// Whether this shim is the active one of its site.
+    pub(crate) company: Company,
     /// Publishes the shim's own find_jobs.
     pub(crate) prober: Arc<Prober>,
     /// Whether the event bus is connected.
@@ -112,6 +129,10 @@ pub(crate) struct SiteTask {
     fetches: JoinSet<(Box<Return>, Option<usize>)>,
     /// Publishes of find_jobs under way; each ends with its jid if it failed.
     publishes: JoinSet<Option<Jid>>,
+    catch_up: CatchUp,
+    /// The fetch that fills `catch_up`.
+    fetching: JoinSet<()>,
+    connected_before: bool,
 }
 
 enum Input {
@@ -119,6 +140,7 @@ enum Input {
     Event(BusEvent),
     Fetched(Box<Return>, Option<usize>),
     ProbePublished(Option<Jid>),
+    Found(FoundReturn),
     Tick,
     Stop,
 }
@@ -132,16 +154,26 @@ impl SiteTask {
             probes: Probes::default(),
             fetches: JoinSet::new(),
             publishes: JoinSet::new(),
+            catch_up: CatchUp::default(),
+            fetching: JoinSet::new(),
+            connected_before: false,
         }
     }
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        self.restore().await;
         loop {
             match self.select(&shutdown).await {
                 Input::Message(message) => self.message(message).await,
                 Input::Event(event) => self.bus_event(event).await,
                 Input::Fetched(ret, upstream) => self.send_return(*ret, upstream).await,
+                Input::Found(found) => {
+                    if self.catch_up.is_new(&found.ret) {
+                        self.parts.telemetry.return_fetched(&found.ret);
+                        self.send_return(*found.ret, Some(found.upstream)).await;
+                    }
+                }
                 Input::ProbePublished(failed) => {
                     if let Some(found) = failed.and_then(|jid| self.probes.failed(&jid)) {
                         self.probed(found).await;
@@ -167,7 +199,9 @@ impl SiteTask {
             Some(failed) = self.publishes.join_next() => {
                 Input::ProbePublished(failed.expect("publishing a find_job does not panic"))
             }
+            Some(_) = self.fetching.join_next() => Input::Tick,
             event = self.parts.events.recv() => event.map_or(Input::Stop, Input::Event),
+            found = self.catch_up.found() => Input::Found(found),
         }
     }
 
@@ -177,14 +211,46 @@ impl SiteTask {
             .jobs
             .next_tick_ms()
             .map(|due_ms| now + Duration::from_millis(due_ms.saturating_sub(unix_millis())));
-        let due = [jobs, self.probes.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due = [
+            jobs,
+            self.probes.next_deadline(),
+            self.parts.company.next_tick(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.unwrap_or(now + Duration::from_secs(3600))
     }
 
+    /// Takes up the jobs that an earlier process has published.
+    async fn restore(&mut self) {
+        for job in catch_up::open_jobs(&self.parts.jobs, &self.parts.disk).await {
+            let Ok(jid) = Jid::parse(&job.jid) else {
+                continue;
+            };
+            let origin = Origin::Upstream {
+                index: usize::try_from(job.upstream).unwrap_or(0),
+                bare_jid_seen: true,
+            };
+            self.parts.router.origins.note(&jid, origin);
+            let id = self.parts.id.as_str();
+            let minions: Vec<String> = job.minions.into_iter().filter(|name| name != id).collect();
+            let returned = minions.iter().filter(|name| !job.missing.contains(name));
+            let returned: Vec<String> = returned.cloned().collect();
+            let answers = job.answers_for_site && job.missing.iter().any(|name| name == id);
+            let actions = self.jobs.published(&job.jid, &job.fun, minions, answers);
+            self.act(actions).await;
+            for minion in returned {
+                let actions = self.jobs.returned(&job.jid, &minion, true);
+                self.act(actions).await;
+            }
+        }
+    }
+
     async fn tick(&mut self) {
+        for ret in self.parts.company.taken_over() {
+            self.send_return(ret, None).await;
+        }
         for found in self.probes.expired(Instant::now()) {
             self.probed(found).await;
         }
@@ -223,10 +289,19 @@ impl SiteTask {
         match event {
             BusEvent::Connected => {
                 self.parts.event_bus.holds();
+                let first = !std::mem::replace(&mut self.connected_before, true);
+                self.parts.master.bus_connected(first);
+                self.fetching.abort_all();
+                let (jobs, disk) = (self.parts.jobs.clone(), self.parts.disk.clone());
+                let fetch = self
+                    .catch_up
+                    .begin(jobs, disk, self.parts.job_cache.clone());
+                self.fetching.spawn(fetch);
                 self.parts.telemetry.event_bus_connected();
             }
             BusEvent::Disconnected { reason } => {
                 self.parts.event_bus.fails(&reason);
+                self.parts.master.bus_disconnected();
                 self.parts.telemetry.event_bus_disconnected(&reason);
             }
             BusEvent::Malformed { reason } => self.parts.telemetry.event_malformed(reason),
@@ -235,18 +310,30 @@ impl SiteTask {
     }
 
     async fn event(&mut self, event: Event) {
+        self.parts.job_cache.hears(&event.tag, &event.data);
         match self.parts.router.route(&event) {
             Route::Return {
                 ret,
                 upstream,
                 trimmed,
             } => {
+                if !self.catch_up.is_new(&ret) {
+                    return;
+                }
+                if upstream.is_none() && !self.parts.company.is_active() {
+                    return self.parts.company.keep(ret);
+                }
                 self.parts.telemetry.return_seen(&ret);
                 if trimmed && self.fetches.len() < FETCHES_MAX {
                     self.fetch(ret, upstream);
                 } else {
                     self.send_return(*ret, upstream).await;
                 }
+            }
+            Route::Event { .. } if !self.parts.company.is_active() => {
+                self.parts
+                    .telemetry
+                    .event_skipped(&event.tag, SkipReason::Standby);
             }
             Route::Event { data } => self.forward_event(event.tag, data, event.data.len()).await,
             Route::Probe {
@@ -332,6 +419,7 @@ impl SiteTask {
                 tag: tag.clone(),
                 data: data.clone(),
                 bytes,
+                is_ack: false,
             };
             lanes.queue_event(event).await;
         }

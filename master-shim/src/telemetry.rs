@@ -9,12 +9,12 @@ use daemon_kit::{
         prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec},
     },
     throttle::SharedThrottle,
-    unix_millis,
 };
 use redis_link::{Purpose, RedisError, ServerInfo};
 use relay_core::entry::EntryId;
 use salt_link::sign_in::SignInCounts;
 use salt_wire::ids::{Jid, MinionId};
+use store::{Class, Opened, Shed, SpoolState, StoreError};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -83,6 +83,12 @@ struct Counters {
     return_latency: Histogram,
     events: IntCounterVec,
     shed: IntCounterVec,
+    spool_entries: IntGaugeVec,
+    spool_bytes: IntGaugeVec,
+    disk_errors: IntCounterVec,
+    lease: IntGaugeVec,
+    fetched: IntCounter,
+    settled: IntCounter,
     send_failures: IntCounterVec,
     sign_ins: IntCounterVec,
     redis_reconnects: IntCounterVec,
@@ -98,6 +104,7 @@ struct Counters {
 const HOPS: &[&str] = &["site", "lower_master"];
 const LOST_HOPS: &[&str] = &["mom", "redis", "site", "lower_master"];
 const LANES: &[&str] = &["returns", "events"];
+const CLASSES: &[&str] = &["return", "ack", "event"];
 /// The words of [`redis_link::Purpose`].
 const PURPOSES: &[&str] = &[
     "append",
@@ -105,6 +112,7 @@ const PURPOSES: &[&str] = &[
     "read",
     "requests",
     "replies",
+    "lease",
     "check",
 ];
 
@@ -129,8 +137,8 @@ impl Telemetry {
             ),
             duplicates: metrics.counters(
                 "saltway_publications_duplicate_total",
-                "Publications dropped because the site had them: by entry id, or in the lower master's job cache",
-                &[("by", &["entry", "jid"])],
+                "Publications dropped because the site had them: by entry id, by frame, or by jid and target",
+                &[("by", &["entry", "frame", "jid"])],
             ),
             recovered: metrics.counter(
                 "saltway_publications_recovered_total",
@@ -164,8 +172,36 @@ impl Telemetry {
             ),
             shed: metrics.counters(
                 "saltway_shed_total",
-                "Returns and events dropped because their queue was full",
-                &[("queue", LANES)],
+                "Returns, acks and events dropped: the spool was full, they were too old, or neither disk nor memory took them",
+                &[("class", CLASSES), ("reason", &["bytes", "entries", "age", "disk"])],
+            ),
+            spool_entries: metrics.gauges(
+                "saltway_spool_entries",
+                "Records in the spool",
+                &[("class", CLASSES)],
+            ),
+            spool_bytes: metrics.gauges(
+                "saltway_spool_bytes",
+                "Bytes of records in the spool",
+                &[("class", CLASSES)],
+            ),
+            disk_errors: metrics.counters(
+                "saltway_disk_errors_total",
+                "Operations on the files in state_dir that failed",
+                &[("file", &["spool", "jobs", "cursor", "aes_keys"])],
+            ),
+            lease: metrics.gauges(
+                "saltway_lease_active",
+                "1 while this shim is the active one of its site",
+                &[("site", &[site])],
+            ),
+            fetched: metrics.counter(
+                "saltway_returns_fetched_total",
+                "Returns read from the lower master's job cache because its event bus was not heard when they came",
+            ),
+            settled: metrics.counter(
+                "saltway_lower_master_restarts_total",
+                "Restarts of the lower master after which its minions were waited for",
             ),
             send_failures: metrics.counters(
                 "saltway_send_failures_total",
@@ -268,6 +304,10 @@ impl Telemetry {
             .inc_by(u64::try_from(entries).unwrap_or(u64::MAX));
     }
 
+    pub(crate) fn epoch_ended(&self, from: EntryId, to: EntryId) {
+        warn!(%from, %to, "not read before the stream was begun anew; the bridges append again what they have of it");
+    }
+
     pub(crate) fn new_epoch(&self, from: EntryId, epoch: u64) {
         warn!(%from, epoch, "the publications stream was begun anew");
     }
@@ -312,14 +352,23 @@ impl Telemetry {
         debug!(%jid, why, "publication passed over");
     }
 
+    pub(crate) fn duplicate_frame(&self, entry_id: EntryId) {
+        self.0.duplicates.with_label_values(&["frame"]).inc();
+        debug!(%entry_id, "this site has had this publication already");
+    }
+
     pub(crate) fn duplicate_jid(&self, jid: &Jid) {
         self.0.duplicates.with_label_values(&["jid"]).inc();
-        info!(%jid, "the lower master has published this job already");
+        info!(%jid, "this site has published this job already");
     }
 
     pub(crate) fn expired(&self, jid: &Jid, age: Duration) {
         self.0.expired.inc();
         error!(%jid, age_s = age.as_secs(), "job not run: older than job_ttl");
+    }
+
+    pub(crate) fn ttl_unusable(&self, jid: &Jid, value: &str) {
+        warn!(%jid, value, "the job's metadata saltway_ttl is neither seconds nor a duration such as 10m; job_ttl counts");
     }
 
     pub(crate) fn lost(&self, at: LostAt, publications: u64, what: &str) {
@@ -340,11 +389,31 @@ impl Telemetry {
         warn!(%jid, ?fields, "the job has fields that no known release of Salt writes; they stay behind");
     }
 
+    pub(crate) fn publish_interrupted(&self, jid: &Jid) {
+        warn!(%jid, "the lower master did not answer the publish; its job cache is asked");
+    }
+
+    pub(crate) fn minions_settled(&self, connections: usize, before: usize, took: Duration) {
+        self.0.settled.inc();
+        let took_ms = took.as_millis();
+        if connections >= before {
+            info!(connections, took_ms, "the lower master's minions are back");
+        } else {
+            warn!(
+                connections,
+                before,
+                took_ms,
+                "the lower master has restarted, and not all of its minions have come back; publications go on"
+            );
+        }
+    }
+
     pub(crate) fn publish_retried(&self, jid: &Jid, err: &(dyn Error + 'static)) {
         warn!(%jid, error = %chain(err), "the lower master has not taken the job; it is tried again");
     }
 
     pub(crate) fn cursor_not_written(&self, err: &(dyn Error + 'static)) {
+        self.0.disk_errors.with_label_values(&["cursor"]).inc();
         error!(error = %chain(err), "a restart may find publications again that were published already");
     }
 
@@ -398,6 +467,11 @@ impl Telemetry {
         debug!(jid = %ret.event.jid, minion = %ret.event.id, bytes = ret.bytes, "return seen");
     }
 
+    pub(crate) fn return_fetched(&self, ret: &Return) {
+        self.0.fetched.inc();
+        debug!(jid = %ret.event.jid, minion = %ret.event.id, "return found in the lower master's job cache");
+    }
+
     pub(crate) fn return_trimmed(&self, jid: &Jid, minion: &MinionId, err: &JobCacheError) {
         warn!(%jid, %minion, error = %chain(err),
             "Salt cut large values off the return on its event bus, and the job cache does not have them: \
@@ -425,18 +499,112 @@ impl Telemetry {
             .set(gauge(bytes));
     }
 
-    pub(crate) fn lane_shed(&self, lane: LaneName, entries: usize) {
+    pub(crate) fn lane_shed(&self, lane: LaneName, class: Class, entries: usize) {
         let count = u64::try_from(entries).unwrap_or(u64::MAX);
-        self.0
-            .shed
-            .with_label_values(&[lane.as_str()])
-            .inc_by(count);
-        if let Some(suppressed) = self.0.input_warnings.allow() {
+        self.shed(class, "disk", count);
+        if let Some(suppressed) = self.0.loss_errors.allow() {
             error!(
                 queue = lane.as_str(),
-                entries, suppressed, "lost: the queue is full"
+                entries, suppressed, "lost: neither the disk nor the memory takes more"
             );
         }
+    }
+
+    pub(crate) fn spool_shed(&self, shed: &Shed) {
+        let reason = shed.reason.as_str();
+        self.shed(shed.class, reason, shed.entries);
+        if let Some(suppressed) = self.0.loss_errors.allow() {
+            error!(
+                class = shed.class.as_str(),
+                entries = shed.entries,
+                reason,
+                suppressed,
+                "lost: shed from the spool, which is at its bound"
+            );
+        }
+    }
+
+    fn shed(&self, class: Class, reason: &str, entries: u64) {
+        self.0
+            .shed
+            .with_label_values(&[class.as_str(), reason])
+            .inc_by(entries);
+    }
+
+    pub(crate) fn spool_record_undecodable(&self) {
+        self.0.disk_errors.with_label_values(&["spool"]).inc();
+        error!("a record in the spool is of another version of Saltway, or damaged; it is dropped");
+    }
+
+    pub(crate) fn spool_state(&self, state: &SpoolState) {
+        for (class, of_class) in Class::ALL.into_iter().zip(state.by_class) {
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            let label = [class.as_str()];
+            self.0
+                .spool_entries
+                .with_label_values(&label)
+                .set(gauge(of_class.entries));
+            self.0
+                .spool_bytes
+                .with_label_values(&label)
+                .set(gauge(of_class.bytes));
+        }
+    }
+
+    // The files in state_dir.
+
+    pub(crate) fn store_opened(&self, file: &'static str, opened: &Opened) {
+        match &opened.set_aside {
+            None => debug!(file, records = opened.records, "opened"),
+            Some(aside) => {
+                self.0.disk_errors.with_label_values(&[file]).inc();
+                error!(file, reason = %aside.reason, set_aside = %aside.path.display(), salvaged = aside.salvaged,
+                    lost = ?aside.lost, "the file was damaged: what could be read of it was kept");
+            }
+        }
+    }
+
+    pub(crate) fn disk_works(&self) {
+        info!("the files in state_dir can be written again");
+    }
+
+    pub(crate) fn disk_failed(&self, operation: &'static str, err: &StoreError) {
+        let file = if operation.contains("spool") {
+            "spool"
+        } else {
+            "jobs"
+        };
+        self.0.disk_errors.with_label_values(&[file]).inc();
+        if let Some(suppressed) = self.0.loss_errors.allow() {
+            error!(operation, error = %chain(err), suppressed, "the files in state_dir fail; what they would hold is in memory only");
+        }
+    }
+
+    // The lease.
+
+    pub(crate) fn lease_granted(&self, fence: u64) {
+        self.0.lease.with_label_values(&[&self.0.site]).set(1);
+        info!(fence, "this shim is the active one of its site");
+    }
+
+    pub(crate) fn lease_held_by_other(&self, fence: u64) {
+        self.0.lease.with_label_values(&[&self.0.site]).set(0);
+        info!(
+            fence,
+            "another shim of this site is the active one; this one stands by"
+        );
+    }
+
+    pub(crate) fn lease_not_asked(&self, err: &RedisError) {
+        debug!(error = %chain(err), "the site's lease could not be asked for");
+    }
+
+    pub(crate) fn lease_not_released(&self, err: &(dyn Error + 'static)) {
+        info!(error = %chain(err), "the site's lease was not given back; it expires by itself");
+    }
+
+    pub(crate) fn lease_file_not_written(&self, err: &(dyn Error + 'static)) {
+        warn!(error = %chain(err), "the lease's file in state_dir could not be written");
     }
 
     pub(crate) fn lane_sent(&self, lane: LaneName, entries: usize) {
@@ -484,6 +652,7 @@ impl Telemetry {
     }
 
     pub(crate) fn aes_keys_not_written(&self, path: &Path, err: &(dyn Error + 'static)) {
+        self.0.disk_errors.with_label_values(&["aes_keys"]).inc();
         error!(path = %path.display(), error = %chain(err),
             "a restart while the MoM changes its key may leave publications that do not open");
     }
@@ -497,10 +666,4 @@ impl Telemetry {
             warn!(reason, suppressed, "{what}");
         }
     }
-}
-
-/// How long ago, by this host's clock.
-pub(crate) fn age_since(received_at_ms: u64, skew_ms: i64) -> Duration {
-    let received_here = received_at_ms.saturating_add_signed(skew_ms);
-    Duration::from_millis(unix_millis().saturating_sub(received_here))
 }

@@ -4,6 +4,8 @@
 //! site task ──► returns lane ──_syndic_return──┐
 //!          └──► events lane ───_minion_event───┴──► Session ──► Tunnel ──► Redis ──► bridge ──► MoM 4506
 //! ```
+//! Both lanes keep their items in the spool until the MoM has replied; [`crate::lane`] does that.
+//!
 //! - A request is repeated until the MoM has replied; the MoM files a second copy of a return under the same jid and id.
 //! - Events keep their order: one request at a time. Returns need none: several requests at a time.
 
@@ -16,31 +18,33 @@ use salt_wire::{
     ids::{Jid, MinionId},
     msgpack::Value,
 };
+use store::{Class, Jobs, Shed};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    disk::Disk,
     lane::{Item, LaneConfig, Observer, Sender},
     site::routing::Return,
     telemetry::{LaneName, Telemetry},
 };
 
-/// Items between the site task and a lane; the lane takes them at once.
-pub(crate) const LANE_CHANNEL: usize = 256;
+/// Items between the site task and a lane; when full, because the disk is slow, the site task waits.
+pub(crate) const LANE_CHANNEL: usize = 64;
 
-/// Bounds of the returns: 64 MiB wait at most, and a request carries at most 1 MiB or 500 returns, so that the MoM's
-/// worker is never busy for long.
+/// Bounds of the returns: a request carries at most 1 MiB or 500 returns, so that the MoM's worker is never busy for long;
+/// memory holds what four requests carry, and as much again to be ready.
 pub(crate) const RETURNS: LaneConfig = LaneConfig {
-    queue_entries_max: 100_000,
-    queue_bytes_max: 64 << 20,
+    window_entries_max: 4_000,
+    window_bytes_max: 8 << 20,
     batch_entries_max: 500,
     batch_bytes_max: 1 << 20,
     in_flight_max: 4,
 };
 
-/// Bounds of the events: worth less than returns, so fewer wait.
+/// Bounds of the events and acks, in their order.
 pub(crate) const EVENTS: LaneConfig = LaneConfig {
-    queue_entries_max: 20_000,
-    queue_bytes_max: 16 << 20,
+    window_entries_max: 1_000,
+    window_bytes_max: 4 << 20,
     batch_entries_max: 200,
     batch_bytes_max: 1 << 20,
     in_flight_max: 1,
@@ -57,7 +61,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOWEST_BYTES_PER_SECOND: usize = 256 << 10;
 
 /// An event for the MoM's bus.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ForwardedEvent {
     /// Its tag.
     pub(crate) tag: String,
@@ -65,18 +69,8 @@ pub(crate) struct ForwardedEvent {
     pub(crate) data: Value,
     /// Bytes that it takes on the wire, more or less.
     pub(crate) bytes: usize,
-}
-
-impl Item for Return {
-    fn wire_bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Item for ForwardedEvent {
-    fn wire_bytes(&self) -> usize {
-        self.tag.len() + self.bytes
-    }
+    /// An ack is worth more than another event.
+    pub(crate) is_ack: bool,
 }
 
 /// The ends of one upstream's lanes, for who fills them.
@@ -90,6 +84,7 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
+    /// `address`: of the MoM, as `syndic_master` has it.
     pub(crate) fn new(
         address: String,
         session: Arc<Session>,
@@ -109,18 +104,23 @@ impl Lanes {
         self.address == name
     }
 
+    /// The session with this MoM.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
     /// Whether the MoM has let this site in.
     pub(crate) fn is_signed_in(&self) -> bool {
         self.session.current().is_some()
     }
 
-    /// Hands a return to the lane, which takes it or sheds it at once.
+    /// Hands a return to the lane, which writes it to the spool.
     pub(crate) async fn queue_return(&self, ret: Return) {
         // A lane that has ended did so because the daemon ends.
         drop(self.returns.send(ret).await);
     }
 
-    /// Hands an event to the lane, which takes it or sheds it at once.
+    /// Hands an event to the lane, which writes it to the spool.
     pub(crate) async fn queue_event(&self, event: ForwardedEvent) {
         drop(self.events.send(event).await);
     }
@@ -132,6 +132,10 @@ pub(crate) struct Uplink {
     pub(crate) id: MinionId,
     /// The session with the MoM.
     pub(crate) session: Arc<Session>,
+    /// Where returns are ticked off.
+    pub(crate) jobs: Jobs,
+    /// Hears of failures there.
+    pub(crate) disk: Disk,
     /// Counts and logs.
     pub(crate) telemetry: Telemetry,
 }
@@ -171,6 +175,14 @@ impl Sender<Return> for Uplink {
             Telemetry::return_answered(jid, minion);
         }
     }
+
+    async fn spooled(&self, returns: &[Return]) {
+        let returned = returns
+            .iter()
+            .map(|ret| (ret.event.jid.to_string(), ret.event.id.to_string()));
+        let ticked = self.jobs.returned(returned.collect()).await;
+        self.disk.written("write job records", ticked);
+    }
 }
 
 impl Sender<ForwardedEvent> for Uplink {
@@ -187,6 +199,8 @@ impl Sender<ForwardedEvent> for Uplink {
         self.send_until_answered(LaneName::Events, bytes, load)
             .await;
     }
+
+    async fn spooled(&self, _events: &[ForwardedEvent]) {}
 }
 
 /// Groups returns by job: one element for each run of returns of one job, so that their order is kept.
@@ -242,8 +256,20 @@ impl Observer for LaneObserver {
         self.telemetry.lane_queue(self.lane, entries, bytes);
     }
 
-    fn shed(&self, entries: usize) {
-        self.telemetry.lane_shed(self.lane, entries);
+    fn shed(&self, shed: &Shed) {
+        self.telemetry.spool_shed(shed);
+    }
+
+    fn shed_from_memory(&self, entries: usize) {
+        let class = match self.lane {
+            LaneName::Returns => Class::Return,
+            LaneName::Events => Class::Event,
+        };
+        self.telemetry.lane_shed(self.lane, class, entries);
+    }
+
+    fn undecodable(&self) {
+        self.telemetry.spool_record_undecodable();
     }
 
     fn sent(&self, entries: usize) {
@@ -271,6 +297,7 @@ pub(crate) fn ack(jid: &Jid, minions: &[MinionId], missing: &[String]) -> Forwar
         tag: jid.as_str().to_owned(),
         data,
         bytes,
+        is_ack: true,
     }
 }
 

@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use salt_wire::commands::{Publish, PublishReply, PublishReplyError, RootKey, RootKeyError};
+use salt_wire::commands::{
+    Publish, PublishReply, PublishReplyError, RootKey, RootKeyError, Runner, RunnerReply,
+};
+use salt_wire::ids::Jid;
+use salt_wire::msgpack::Value;
 use salt_wire::publication::PublicationLoad;
 use tracing::info;
 
@@ -58,6 +62,14 @@ pub enum LocalMasterError {
     /// A reply that no master gives.
     #[error("the local master answered publish with something else")]
     Reply(#[source] PublishReplyError),
+    /// The master did not start the runner function.
+    #[error("the local master did not run {fun}: {text}")]
+    Runner {
+        /// The function.
+        fun: String,
+        /// The master's words.
+        text: String,
+    },
     /// The master does not accept the key although it was just read.
     #[error(
         "the local master does not accept the key in {path}: is this the cachedir and user of the \
@@ -77,7 +89,7 @@ impl LocalMasterError {
             Self::Request(error) => error.is_transient(),
             // All of these pass when the master has finished starting.
             Self::KeyFile { .. } | Self::Key { .. } | Self::Authentication { .. } => true,
-            Self::Reply(_) => false,
+            Self::Reply(_) | Self::Runner { .. } => false,
         }
     }
 }
@@ -162,6 +174,44 @@ impl LocalMaster {
             }
             reply => Ok(reply),
         }
+    }
+
+    /// Starts a runner function; its result is the event `salt/run/<jid>/ret` of the master's bus.
+    ///
+    /// # Errors
+    /// See [`LocalMasterError`].
+    pub async fn run(
+        &self,
+        fun: &str,
+        kwarg: Value,
+        timeout: Duration,
+    ) -> Result<Jid, LocalMasterError> {
+        for _ in 0..2 {
+            let (key, fresh) = self.key()?;
+            let runner = Runner {
+                fun: fun.to_owned(),
+                kwarg: kwarg.clone(),
+                key,
+                user: self.config.user.clone(),
+            };
+            let sent = self.requester.request(runner.encode(), timeout);
+            let reply = sent.await.map_err(LocalMasterError::Request)?;
+            match RunnerReply::parse(&reply) {
+                RunnerReply::Running { jid } => return Ok(jid),
+                RunnerReply::AuthenticationError if !fresh => self.forget_key(),
+                RunnerReply::AuthenticationError => break,
+                RunnerReply::Error(text) => {
+                    return Err(LocalMasterError::Runner {
+                        fun: fun.to_owned(),
+                        text,
+                    });
+                }
+            }
+        }
+        self.forget_key();
+        Err(LocalMasterError::Authentication {
+            path: self.key_file(),
+        })
     }
 
     /// Asks whether the master answers at all.

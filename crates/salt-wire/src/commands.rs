@@ -10,10 +10,12 @@
 mod events;
 mod publish;
 mod returns;
+mod runner;
 
 pub use events::{MinionEvent, MinionEvents};
 pub use publish::{Publish, PublishReply, PublishReplyError, RootKey, RootKeyError};
 pub use returns::{Return, ReturnEvent, ReturnEventError, SyndicReturn, SyndicReturnElement};
+pub use runner::{Runner, RunnerReply};
 
 #[cfg(test)]
 mod tests;

@@ -76,6 +76,8 @@ pub(crate) enum SkipReason {
     Acked,
     /// It belongs to the shim's own find_job.
     OwnProbe,
+    /// Another shim of this site is the active one.
+    Standby,
 }
 
 /// Knows what the decision depends on.
@@ -239,7 +241,7 @@ fn local_load(data: &Value) -> Value {
 }
 
 /// Whether Salt has replaced a value of the data, or of a dictionary in it, by [`job_cache::TRIMMED`].
-fn holds_trimmed(value: &Value) -> bool {
+pub(crate) fn holds_trimmed(value: &Value) -> bool {
     match value {
         Value::Raw(raw) => raw.as_ref() == job_cache::TRIMMED,
         Value::Map(entries) => entries.iter().any(|(_, value)| holds_trimmed(value)),

@@ -54,6 +54,12 @@ impl RootKey {
     }
 }
 
+impl RootKey {
+    pub(super) fn as_text(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
 impl fmt::Debug for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RootKey(..)")
@@ -219,7 +225,7 @@ impl PublishReply {
         })
     }
 
-    fn from_error(error: &Value) -> Self {
+    pub(super) fn from_error(error: &Value) -> Self {
         match (error.get_str("name"), error.get_str("message")) {
             (Some("AuthenticationError"), _) => Self::AuthenticationError,
             (Some("AuthorizationError"), _) => Self::AuthorizationError,

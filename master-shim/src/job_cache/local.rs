@@ -1,0 +1,183 @@
+//! Salt's default job cache, `local_cache` (`salt/returners/local_cache.py`), read as files.
+//!
+//! The directory of a job is `<cachedir>/jobs/<first 2>/<rest>` of the hex `hash_type` digest of the jid; it holds the file
+//! `jid` from the moment of publishing, `.load.p`, `.minions.p`, and `<minion>/return.p` (msgpack, new spec) once a minion
+//! has returned.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use openssl::hash::{MessageDigest, hash};
+use salt_wire::{
+    ids::{Jid, MinionId},
+    msgpack::{self, Limits, Value},
+};
+
+use super::JobCacheError;
+
+/// How long a return may take to reach the cache after its event: the master fires first and writes then.
+const WRITE_DELAY_MAX: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The files of `local_cache`.
+#[derive(Clone)]
+pub(super) struct LocalCache {
+    jobs: PathBuf,
+    digest: MessageDigest,
+}
+
+impl LocalCache {
+    /// The cache below `cachedir`; `None` for a `hash_type` that OpenSSL does not know.
+    pub(super) fn new(cachedir: &Path, hash_type: &str) -> Option<Self> {
+        let digest = MessageDigest::from_name(hash_type)?;
+        let jobs = cachedir.join("jobs");
+        Some(Self { jobs, digest })
+    }
+
+    /// Whether the latest publication of `jid` by this master had this target.
+    ///
+    /// The jid alone does not tell: `salt -b` of 3008 publishes all parts of a batch under one jid, each with a list of
+    /// minions of its own. The cache keeps the load of the latest part, which is the one that a crash can repeat; of an
+    /// earlier part the minions themselves remember the jid.
+    pub(super) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
+        let directory = self.directory(jid)?;
+        if !tokio::fs::try_exists(directory.join("jid")).await.ok()? {
+            return Some(false);
+        }
+        let Ok(bytes) = tokio::fs::read(directory.join(".load.p")).await else {
+            return Some(true);
+        };
+        let load = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT);
+        Some(load.is_ok_and(|load| load.get("tgt") == Some(tgt)))
+    }
+
+    /// The minions that this master targeted with `jid`, as far as the cache can be read.
+    pub(super) async fn minions(&self, jid: &Jid) -> Vec<MinionId> {
+        let Some(directory) = self.directory(jid) else {
+            return Vec::new();
+        };
+        let bytes = tokio::fs::read(directory.join(".minions.p")).await;
+        let minions = bytes
+            .ok()
+            .and_then(|bytes| msgpack::decode(&Bytes::from(bytes), Limits::CONTENT).ok());
+        let minions = minions.as_ref().and_then(Value::as_array);
+        let ids = minions.unwrap_or_default().iter();
+        ids.filter_map(|id| MinionId::parse(id.as_str()?).ok())
+            .collect()
+    }
+
+    /// What `minion` returned for `jid`: a map of `return`, `retcode` and `success`, and the bytes it has on disk.
+    ///
+    /// Waits for the file, since the master fires the event of a return before it writes the return.
+    ///
+    /// # Errors
+    /// When the returner is another one, or the file does not come, or is no msgpack.
+    pub(super) async fn read_return(
+        &self,
+        jid: &Jid,
+        minion: &MinionId,
+    ) -> Result<(Value, usize), JobCacheError> {
+        let directory = self.directory(jid).ok_or(JobCacheError::NotFound)?;
+        let path = directory.join(minion.as_str()).join("return.p");
+        let deadline = tokio::time::Instant::now() + WRITE_DELAY_MAX;
+        let bytes = loop {
+            match tokio::fs::read(&path).await {
+                Ok(bytes) => break bytes,
+                Err(err)
+                    if err.kind() == io::ErrorKind::NotFound
+                        && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                Err(source) => return Err(JobCacheError::Read { path, source }),
+            }
+        };
+        let length = bytes.len();
+        let value = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT)
+            .map_err(|source| JobCacheError::Decode { path, source })?;
+        Ok((value, length))
+    }
+
+    /// The same without waiting, of a return that may not be there.
+    pub(super) async fn find_return(&self, jid: &Jid, minion: &MinionId) -> Option<(Value, usize)> {
+        let path = self.directory(jid)?.join(minion.as_str()).join("return.p");
+        let bytes = tokio::fs::read(path).await.ok()?;
+        let length = bytes.len();
+        let value = msgpack::decode(&Bytes::from(bytes), Limits::CONTENT).ok()?;
+        Some((value, length))
+    }
+
+    fn directory(&self, jid: &Jid) -> Option<PathBuf> {
+        let digest = hash(self.digest, jid.as_str().as_bytes()).ok()?;
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (first, rest) = hex.split_at_checked(2)?;
+        Some(self.jobs.join(first).join(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JID: &str = "20261120200000000001";
+
+    fn jid() -> Jid {
+        JID.parse().expect("a jid")
+    }
+
+    /// `hashlib.sha256(b"20261120200000000001").hexdigest()`
+    fn job_directory(cachedir: &Path) -> PathBuf {
+        let hex = "e2475db12634bf6fec87a2955cdfedd43dc5e0320af99d58559ab8bf0c1fcd1b";
+        let (first, rest) = hex.split_at(2);
+        cachedir.join("jobs").join(first).join(rest)
+    }
+
+    #[tokio::test]
+    async fn job_is_known_from_the_moment_of_publishing() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = LocalCache::new(cachedir.path(), "sha256").expect("a digest");
+        let tgt = Value::from("*");
+        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(false));
+        let directory = job_directory(cachedir.path());
+        std::fs::create_dir_all(&directory).expect("created");
+        std::fs::write(directory.join("jid"), JID).expect("written");
+        assert_eq!(cache.was_published(&jid(), &tgt).await, Some(true));
+    }
+
+    #[tokio::test]
+    async fn next_part_of_a_batch_is_not_taken_for_the_one_before() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = LocalCache::new(cachedir.path(), "sha256").expect("a digest");
+        let directory = job_directory(cachedir.path());
+        std::fs::create_dir_all(&directory).expect("created");
+        std::fs::write(directory.join("jid"), JID).expect("written");
+        // {"tgt": ["a1", "b1"]}
+        let load = b"\x81\xa3tgt\x92\xa2a1\xa2b1";
+        std::fs::write(directory.join(".load.p"), load).expect("written");
+        let first = Value::array(["a1", "b1"]);
+        assert_eq!(cache.was_published(&jid(), &first).await, Some(true));
+        let second = Value::array(["a2"]);
+        assert_eq!(cache.was_published(&jid(), &second).await, Some(false));
+    }
+
+    #[tokio::test]
+    async fn return_that_is_written_after_its_event_is_awaited() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = LocalCache::new(cachedir.path(), "sha256").expect("a digest");
+        let minion: MinionId = "a1".parse().expect("a minion id");
+        let directory = job_directory(cachedir.path()).join("a1");
+        let jid = jid();
+        let (read, ()) = tokio::join!(cache.read_return(&jid, &minion), async {
+            tokio::task::yield_now().await;
+            std::fs::create_dir_all(&directory).expect("created");
+            std::fs::write(directory.join("part"), b"\x81\xa6return\x2a").expect("written");
+            std::fs::rename(directory.join("part"), directory.join("return.p")).expect("renamed");
+        });
+        let (read, _) = read.expect("the return");
+        assert_eq!(read.get("return").and_then(Value::as_i64), Some(42));
+    }
+}
