@@ -83,7 +83,7 @@ impl Config {
 }
 
 fn read_redis(section: &Section<'_>, state_dir: &Path) -> RedisServer {
-    if section.has("url") {
+    if section.has("url") || section.has("sentinel") {
         section.ignore(MANAGED_KEYS);
         return RedisServer::External(RedisConfig::read(section));
     }

@@ -304,7 +304,8 @@ impl Appender {
         let replies = self
             .beat
             .run(&self.beats, &session, OPERATION, &calls, limit);
-        let reply = (Box::pin(replies).await?.into_iter().next())
+        let (replies, ()) = tokio::join!(Box::pin(replies), self.beats.endpoint.confirm());
+        let reply = (replies?.into_iter().next())
             .and_then(value::text)
             .unwrap_or_default();
         if reply == STALE {

@@ -52,7 +52,7 @@ impl Redis {
             Role::Site => (site_writes(keys), site_reads(keys)),
         };
         let nearest = self.read_lane(Purpose::Check);
-        if nearest.endpoint.url() == primary.endpoint.url() {
+        if std::sync::Arc::ptr_eq(&nearest.endpoint, &primary.endpoint) {
             writes.append(&mut reads);
         }
         try_rights(&primary, &writes).await?;

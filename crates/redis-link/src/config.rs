@@ -3,13 +3,108 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Who knows where the primary is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Primary {
+    /// The configuration: `redis://host:port` or, with TLS, `rediss://host:port`.
+    Url(String),
+    /// Redis Sentinel; asked each time that a connection for writes is made.
+    Sentinel(SentinelConfig),
+}
+
+/// The section `redis.sentinel`, as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelConfig {
+    /// The name of the primary in `sentinel monitor`.
+    pub master: String,
+    /// The sentinels. With `rediss://` they and the servers are spoken to by TLS.
+    pub urls: Vec<String>,
+    /// The ACL user at the sentinels. Default: their default user.
+    pub username: Option<String>,
+    /// The file that holds the password for the sentinels. Default: they ask for none.
+    pub password_file: Option<PathBuf>,
+}
+
+impl SentinelConfig {
+    /// The sentinels at `urls`, which ask for no password.
+    #[must_use]
+    pub fn new(master: impl Into<String>, urls: Vec<String>) -> Self {
+        Self {
+            master: master.into(),
+            urls,
+            username: None,
+            password_file: None,
+        }
+    }
+
+    pub(crate) fn tls(&self) -> bool {
+        self.urls.iter().any(|url| url.starts_with("rediss:"))
+    }
+
+    fn check(&self, mistakes: &mut Vec<ConfigError>) {
+        if self.master.trim().is_empty() {
+            mistakes.push(ConfigError::NoSentinelMaster);
+        }
+        if self.urls.is_empty() {
+            mistakes.push(ConfigError::NoSentinels);
+        }
+        for url in &self.urls {
+            mistakes.extend(server("redis.sentinel.urls", url).err());
+        }
+        if self.tls() && !self.urls.iter().all(|url| url.starts_with("rediss:")) {
+            mistakes.push(ConfigError::SentinelTlsMixed);
+        }
+        check_sign_in(
+            SENTINEL,
+            self.username.as_ref(),
+            self.password_file.as_ref(),
+            mistakes,
+        );
+    }
+}
+
+/// The keys of a user's name and password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SignInKeys {
+    username: &'static str,
+    pub(crate) password_file: &'static str,
+}
+
+/// At the servers.
+pub(crate) const SERVERS: SignInKeys = SignInKeys {
+    username: "redis.username",
+    password_file: "redis.password_file",
+};
+
+/// At the sentinels.
+pub(crate) const SENTINEL: SignInKeys = SignInKeys {
+    username: "redis.sentinel.username",
+    password_file: "redis.sentinel.password_file",
+};
+
+fn check_sign_in(
+    keys: SignInKeys,
+    username: Option<&String>,
+    password_file: Option<&PathBuf>,
+    mistakes: &mut Vec<ConfigError>,
+) {
+    match (username, password_file) {
+        (Some(_), None) => mistakes.push(ConfigError::UsernameAlone {
+            username: keys.username,
+            password_file: keys.password_file,
+        }),
+        (_, Some(path)) => mistakes.extend(password(keys.password_file, path).err()),
+        (None, None) => {}
+    }
+}
+
 /// The `redis:` section of a daemon's configuration, as written. Checked by [`RedisConfig::check`]
 /// and again by [`crate::Redis::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// The primary: `redis://host:port` or, with TLS, `rediss://host:port`.
-    pub url: String,
-    /// The server to listen and read at, such as the nearest replica. Default: `url`.
+    /// The primary, or who knows where it is.
+    pub primary: Primary,
+    /// The server to listen and read at, such as the nearest replica. Default: the primary.
     pub read_url: Option<String>,
     /// The ACL user. Default: the server's default user.
     pub username: Option<String>,
@@ -30,7 +125,7 @@ impl RedisConfig {
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: url.into(),
+            primary: Primary::Url(url.into()),
             read_url: None,
             username: None,
             password_file: None,
@@ -43,24 +138,25 @@ impl RedisConfig {
     #[must_use]
     pub fn check(&self) -> Vec<ConfigError> {
         let mut mistakes = Vec::new();
-        mistakes.extend(server("redis.url", &self.url).err());
+        let tls = match &self.primary {
+            Primary::Url(url) => {
+                mistakes.extend(server("redis.url", url).err());
+                url.starts_with("rediss:")
+            }
+            Primary::Sentinel(sentinel) => {
+                sentinel.check(&mut mistakes);
+                sentinel.tls()
+            }
+        };
         if let Some(read_url) = &self.read_url {
             mistakes.extend(server("redis.read_url", read_url).err());
         }
-        if self.username.is_some() && self.password_file.is_none() {
-            mistakes.push(ConfigError::UsernameAlone);
-        }
-        if let Some(path) = &self.password_file {
-            mistakes.extend(password(path).err());
-        }
+        let (username, password_file) = (self.username.as_ref(), self.password_file.as_ref());
+        check_sign_in(SERVERS, username, password_file, &mut mistakes);
         if let Some(path) = &self.ca_file {
             mistakes.extend(certificates(path).err());
-            let urls = [Some(&self.url), self.read_url.as_ref()];
-            if !urls
-                .into_iter()
-                .flatten()
-                .any(|url| url.starts_with("rediss:"))
-            {
+            let read = self.read_url.as_ref();
+            if !tls && !read.is_some_and(|url| url.starts_with("rediss:")) {
                 mistakes.push(ConfigError::CaFileWithoutTls);
             }
         }
@@ -92,9 +188,27 @@ pub enum ConfigError {
     },
     /// A user without a password.
     #[error(
-        "redis.username is set but redis.password_file is not: name the file that holds the user's password"
+        "{username} is set but {password_file} is not: name the file that holds the user's password"
     )]
-    UsernameAlone,
+    UsernameAlone {
+        /// The key that is set.
+        username: &'static str,
+        /// The key that is not.
+        password_file: &'static str,
+    },
+    /// A primary without a name.
+    #[error(
+        "redis.sentinel.master is missing: write the name that `sentinel monitor` gives the primary"
+    )]
+    NoSentinelMaster,
+    /// Nobody to ask.
+    #[error("redis.sentinel.urls is empty: name the sentinels, such as redis://host:26379")]
+    NoSentinels,
+    /// Some sentinels with TLS, some without.
+    #[error(
+        "redis.sentinel.urls mixes redis:// and rediss://: all sentinels and servers use TLS, or none"
+    )]
+    SentinelTlsMixed,
     /// A file that cannot be read.
     #[error("{key}: cannot read {path}: it has to exist and be readable to this process")]
     File {
@@ -107,10 +221,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A password file without a password.
-    #[error(
-        "redis.password_file: {path} holds no password: write the password into its first line"
-    )]
+    #[error("{key}: {path} holds no password: write the password into its first line")]
     NoPassword {
+        /// The configuration key.
+        key: &'static str,
         /// The file.
         path: PathBuf,
     },
@@ -193,12 +307,13 @@ fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
 }
 
 /// The password in a file, without the white space around it.
-pub(crate) fn password(path: &Path) -> Result<String, ConfigError> {
-    let content = read_file("redis.password_file", path)?;
+pub(crate) fn password(key: &'static str, path: &Path) -> Result<String, ConfigError> {
+    let content = read_file(key, path)?;
     let text = String::from_utf8_lossy(&content);
     let password = text.trim();
     if password.is_empty() {
         return Err(ConfigError::NoPassword {
+            key,
             path: path.to_owned(),
         });
     }
@@ -254,7 +369,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let config = RedisConfig {
-            url: "http://127.0.0.1".to_owned(),
+            primary: Primary::Url("http://127.0.0.1".to_owned()),
             read_url: Some("redis://".to_owned()),
             username: Some("saltway-site".to_owned()),
             password_file: None,
@@ -272,6 +387,42 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
+    }
+
+    #[test]
+    fn every_mistake_about_sentinels_is_reported_at_once() {
+        let config = RedisConfig {
+            primary: Primary::Sentinel(SentinelConfig {
+                master: " ".to_owned(),
+                urls: [
+                    "redis://a:26379",
+                    "rediss://b:26379",
+                    "b:26379",
+                    "redis://:x@c",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+                username: Some("saltway".to_owned()),
+                password_file: None,
+            }),
+            ..RedisConfig::new("")
+        };
+        let text = mistakes(&config);
+        for part in [
+            "redis.sentinel.master is missing",
+            "redis.sentinel.urls mixes",
+            "redis.sentinel.urls: not a redis://",
+            "redis.sentinel.urls holds a user or password",
+            "redis.sentinel.username is set but redis.sentinel.password_file is not",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        let none = SentinelConfig::new("relay", Vec::new());
+        let config = RedisConfig {
+            primary: Primary::Sentinel(none),
+            ..config
+        };
+        assert!(mistakes(&config).contains("redis.sentinel.urls is empty"));
     }
 
     #[test]

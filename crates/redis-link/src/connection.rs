@@ -76,11 +76,15 @@ impl Redis {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let read_url = config.read_url.as_ref().unwrap_or(&config.url);
-        let open = |key, url| Endpoint::new(key, url, config).map_err(|error| vec![error]);
+        let told = |error| vec![error];
+        let primary = Arc::new(Endpoint::primary(config).map_err(told)?);
+        let nearest = match &config.read_url {
+            Some(url) => Arc::new(Endpoint::at("redis.read_url", url, config).map_err(told)?),
+            None => Arc::clone(&primary),
+        };
         Ok(Self {
-            primary: Arc::new(open("redis.url", &config.url)?),
-            nearest: Arc::new(open("redis.read_url", read_url)?),
+            primary,
+            nearest,
             hook: on_reconnect,
         })
     }

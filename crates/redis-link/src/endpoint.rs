@@ -7,45 +7,92 @@ use redis::aio::{ConnectionLike as _, MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, Value};
 use tokio::time::timeout;
 
-use crate::config::{ConfigError, RedisConfig, Server, certificates, password, server};
-use crate::error::{RedisError, chain};
+use crate::config::{ConfigError, Primary, RedisConfig, Server, server};
+use crate::error::RedisError;
 use crate::info::Info;
 use crate::lane::Serves;
+use crate::sentinel::Sentinels;
+use crate::sign_in::SignIn;
 
 /// The slowest link that large frames are sent over, in bytes a second: a frame gets a second for
 /// each such part on top of the time-out. 50 MiB, the largest return tried, get 200 s.
 const SLOWEST_LINK: u64 = 256 * 1024;
 
-/// One server and how to sign in there.
+/// Where a server is.
+enum Place {
+    /// At the URL, which holds no password: that was checked.
+    Fixed { url: String, server: Server },
+    /// Where the sentinels say.
+    Watched(Sentinels),
+}
+
+/// A connection that was made.
+pub(crate) struct Connected {
+    pub(crate) connection: MultiplexedConnection,
+    /// How often the primary had moved then, see [`Endpoint::moves`].
+    pub(crate) moves: u64,
+    /// The run of the server if it is to serve writes, see [`Info::run`].
+    pub(crate) run: Arc<str>,
+}
+
+/// One server, or the primary wherever it is.
 pub(crate) struct Endpoint {
-    /// As configured; holds no password, which was checked.
-    url: String,
     pub(crate) op_timeout: Duration,
-    server: Server,
-    username: Option<String>,
-    password_file: Option<std::path::PathBuf>,
-    ca: Option<Vec<u8>>,
+    place: Place,
+    sign_in: SignIn,
 }
 
 impl Endpoint {
-    pub(crate) fn new(
+    /// The primary.
+    pub(crate) fn primary(config: &RedisConfig) -> Result<Self, ConfigError> {
+        match &config.primary {
+            Primary::Url(url) => Self::at("redis.url", url, config),
+            Primary::Sentinel(sentinel) => {
+                Self::new(Place::Watched(Sentinels::new(sentinel, config)?), config)
+            }
+        }
+    }
+
+    /// The server at a URL.
+    pub(crate) fn at(
         key: &'static str,
         url: &str,
         config: &RedisConfig,
     ) -> Result<Self, ConfigError> {
+        let server = server(key, url)?;
+        let url = url.to_owned();
+        Self::new(Place::Fixed { url, server }, config)
+    }
+
+    fn new(place: Place, config: &RedisConfig) -> Result<Self, ConfigError> {
         Ok(Self {
-            url: url.to_owned(),
             op_timeout: config.op_timeout,
-            server: server(key, url)?,
-            username: config.username.clone(),
-            password_file: config.password_file.clone(),
-            ca: config.ca_file.as_deref().map(certificates).transpose()?,
+            place,
+            sign_in: SignIn::at_servers(config)?,
         })
     }
 
     /// Where it is, for people.
     pub(crate) fn url(&self) -> String {
-        self.url.clone()
+        match &self.place {
+            Place::Fixed { url, .. } => url.clone(),
+            Place::Watched(sentinels) => sentinels.text(),
+        }
+    }
+
+    /// See [`Sentinels::moves`].
+    pub(crate) fn moves(&self) -> u64 {
+        match &self.place {
+            Place::Fixed { .. } => 0,
+            Place::Watched(sentinels) => sentinels.moves(),
+        }
+    }
+
+    /// See [`Sentinels::confirm`].
+    pub(crate) async fn confirm(&self) {
+        if let Place::Watched(sentinels) = &self.place {
+            Box::pin(sentinels.confirm()).await;
+        }
     }
 
     /// The time-out of an operation that carries a frame of this size.
@@ -54,62 +101,37 @@ impl Endpoint {
         self.op_timeout + Duration::from_millis(bytes.saturating_mul(1000) / SLOWEST_LINK)
     }
 
-    /// A client with the password that the file holds now: a changed password needs no restart.
-    fn client(&self) -> Result<Client, RedisError> {
-        let mut settings = self
-            .server
-            .info
-            .redis_settings()
-            .clone()
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.username {
-            settings = settings.set_username(username);
+    async fn client(&self) -> Result<(Client, u64), RedisError> {
+        match &self.place {
+            Place::Fixed { url, server } => Ok((self.sign_in.client(server, url)?, 0)),
+            Place::Watched(sentinels) => {
+                let (server, moves) = Box::pin(sentinels.primary()).await?;
+                let client = self.sign_in.client(&server, &sentinels.text())?;
+                Ok((client, moves))
+            }
         }
-        if let Some(path) = &self.password_file {
-            settings = settings.set_password(password(path).map_err(|error| {
-                RedisError::PasswordFile {
-                    path: path.display().to_string(),
-                    source: Arc::new(std::io::Error::other(chain(&error))),
-                }
-            })?);
-        }
-        let tcp = self.server.info.tcp_settings().clone().set_nodelay(true);
-        let info = self
-            .server
-            .info
-            .clone()
-            .set_redis_settings(settings)
-            .set_tcp_settings(tcp);
-        let client = if self.server.tls && self.ca.is_some() {
-            let certificates = redis::TlsCertificates {
-                client_tls: None,
-                root_cert: self.ca.clone(),
-            };
-            Client::build_with_tls(info, certificates)
-        } else {
-            Client::open(info)
-        };
-        client.map_err(|error| self.connect_error(error))
     }
 
-    /// A connection, and the run of the server if it is to serve writes.
-    pub(crate) async fn connect(
-        &self,
-        serves: Serves,
-    ) -> Result<(MultiplexedConnection, Arc<str>), RedisError> {
+    /// One attempt to connect.
+    pub(crate) async fn connect(&self, serves: Serves) -> Result<Connected, RedisError> {
         let connecting = async {
-            let client = self.client()?;
+            let (client, moves) = self.client().await?;
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.op_timeout))
                 .set_response_timeout(None);
             let connecting = client.get_multiplexed_async_connection_with_config(&config);
             let connected = Box::pin(connecting).await;
-            let mut connection = connected.map_err(|error| self.connect_error(error))?;
+            let mut connection =
+                connected.map_err(|error| RedisError::sort_connect(&self.url(), error))?;
             let run = match serves {
                 Serves::Writes => self.look(&mut connection).await?,
                 Serves::Reads => Arc::default(),
             };
-            Ok((connection, run))
+            Ok(Connected {
+                connection,
+                moves,
+                run,
+            })
         };
         let limit = self.op_timeout;
         timeout(limit, Box::pin(connecting))
@@ -129,6 +151,9 @@ impl Endpoint {
             .map_err(|error| RedisError::sort(OPERATION, &self.url(), error))?;
         let info = Info::new(self.value(OPERATION, reply)?);
         if info.is_replica() {
+            if let Place::Watched(sentinels) = &self.place {
+                sentinels.refused();
+            }
             let (operation, url) = (OPERATION, self.url());
             return Err(RedisError::ReadOnly { operation, url });
         }
@@ -138,21 +163,19 @@ impl Endpoint {
         Ok(run.into())
     }
 
-    /// A connection of its own for pub/sub.
-    pub(crate) async fn connect_pubsub(&self) -> Result<PubSub, RedisError> {
-        let client = self.client()?;
-        let connecting = Box::pin(client.get_async_pubsub());
-        match timeout(self.op_timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.connect_error(error)),
-            Err(_elapsed) => Err(self.timed_out("connect", self.op_timeout)),
-        }
-    }
-
-    fn connect_error(&self, error: redis::RedisError) -> RedisError {
-        match RedisError::sort("connect", &self.url(), error) {
-            RedisError::Disconnected { url, source, .. } => RedisError::Connect { url, source },
-            other => other,
-        }
+    /// A connection of its own for pub/sub, and the primary's moves so far.
+    pub(crate) async fn connect_pubsub(&self) -> Result<(PubSub, u64), RedisError> {
+        let connecting = async {
+            let (client, moves) = self.client().await?;
+            let connected = Box::pin(client.get_async_pubsub()).await;
+            let connected =
+                connected.map_err(|error| RedisError::sort_connect(&self.url(), error))?;
+            Ok((connected, moves))
+        };
+        let limit = self.op_timeout;
+        timeout(limit, Box::pin(connecting))
+            .await
+            .unwrap_or_else(|_elapsed| Err(self.timed_out("connect", limit)))
     }
 
     pub(crate) fn timed_out(&self, operation: &'static str, after: Duration) -> RedisError {

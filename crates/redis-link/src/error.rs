@@ -28,13 +28,33 @@ pub enum RedisError {
         source: Cause,
     },
     /// The file that the password is read from cannot be read.
-    #[error("failed to read redis.password_file {path}: make it readable to this process")]
+    #[error("failed to read {key} {path}: make it readable to this process")]
     PasswordFile {
+        /// The configuration key.
+        key: &'static str,
         /// The file.
         path: String,
         /// Why.
         #[source]
         source: std::sync::Arc<std::io::Error>,
+    },
+    /// No sentinel tells where the primary is.
+    #[error("no sentinel tells where the primary `{master}` is ({text}): check redis.sentinel")]
+    NoSentinel {
+        /// The primary's name.
+        master: String,
+        /// What is wrong with each of them.
+        text: String,
+    },
+    /// The sentinels answer, but know no such primary.
+    #[error(
+        "no sentinel knows a primary called `{master}` ({sentinels}): redis.sentinel.master has to be the name that `sentinel monitor` gives it"
+    )]
+    UnknownMaster {
+        /// The primary's name.
+        master: String,
+        /// The sentinels that were asked.
+        sentinels: String,
     },
     /// The server did not answer in time. Whether it carried out the operation is unknown.
     #[error("{operation}: Redis at {url} did not answer within {after:?}")]
@@ -87,7 +107,7 @@ pub enum RedisError {
     },
     /// The server is a replica and takes no writes.
     #[error(
-        "{operation}: Redis at {url} is a read-only replica: redis.url has to name the primary (redis.read_url may name a replica)"
+        "{operation}: Redis at {url} is a read-only replica: redis.url has to name the primary (redis.read_url may name a replica); with sentinels this passes when they have failed over"
     )]
     ReadOnly {
         /// What was tried.
@@ -153,12 +173,14 @@ impl RedisError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. }
+            | Self::NoSentinel { .. }
             | Self::TimedOut { .. }
             | Self::Disconnected { .. }
             | Self::ReadOnly { .. }
             | Self::OutOfMemory { .. }
             | Self::NotReady { .. } => true,
             Self::PasswordFile { .. }
+            | Self::UnknownMaster { .. }
             | Self::WrongPassword { .. }
             | Self::NotPermitted { .. }
             | Self::NoStreams { .. }
@@ -175,6 +197,14 @@ impl RedisError {
             // After a failover the name may lead to another server.
             Self::TimedOut { .. } | Self::Disconnected { .. } | Self::ReadOnly { .. }
         )
+    }
+
+    /// Sorts an error that came while a connection was made.
+    pub(crate) fn sort_connect(url: &str, error: redis::RedisError) -> Self {
+        match Self::sort("connect", url, error) {
+            Self::Disconnected { url, source, .. } => Self::Connect { url, source },
+            other => other,
+        }
     }
 
     /// Sorts an error of the client library.

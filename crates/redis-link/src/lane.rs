@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::{Purpose, ReconnectHook};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Connected, Endpoint};
 use crate::error::{RedisError, chain};
 
 /// What a lane is used for.
@@ -54,6 +54,8 @@ struct LaneState {
 pub(crate) struct Session {
     connection: MultiplexedConnection,
     generation: u64,
+    /// See [`Endpoint::moves`].
+    moves: u64,
     /// Names the run of the server, see [`crate::info::Info::run`]; empty on a lane for reads.
     pub(crate) run: Arc<str>,
 }
@@ -139,6 +141,15 @@ impl Lane {
         let mut state = timeout(limit, self.state.lock())
             .await
             .map_err(|_elapsed| self.endpoint.timed_out(operation, limit))?;
+        let moves = self.endpoint.moves();
+        if state
+            .session
+            .as_ref()
+            .is_some_and(|session| session.moves != moves)
+        {
+            warn!(purpose = self.purpose.as_str(), url = %self.endpoint.url(), "the sentinels name another primary");
+            state.session = None;
+        }
         if let Some(session) = &state.session {
             return Ok(session.clone());
         }
@@ -146,7 +157,11 @@ impl Lane {
             sleep_until(not_before).await;
         }
         match Box::pin(self.endpoint.connect(self.serves)).await {
-            Ok((connection, run)) => {
+            Ok(Connected {
+                connection,
+                moves,
+                run,
+            }) => {
                 state.generation += 1;
                 state.backoff.reset();
                 state.not_before = None;
@@ -154,6 +169,7 @@ impl Lane {
                 let session = Session {
                     connection,
                     generation,
+                    moves,
                     run,
                 };
                 state.session = Some(session.clone());

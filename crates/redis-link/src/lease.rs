@@ -101,7 +101,9 @@ impl SiteLease {
     pub async fn ask(&self, known_fence: u64) -> Result<LeaseAnswer, RedisError> {
         const OPERATION: &str = "ask for the site's lease";
         let session = self.lane.session(OPERATION).await?;
-        let mut reply = self.ask_on(&session, known_fence, false).await?;
+        let asking = self.ask_on(&session, known_fence, false);
+        let (reply, ()) = tokio::join!(asking, self.lane.endpoint.confirm());
+        let mut reply = reply?;
         if is_stale(&reply) {
             // What this lane believes about the server may be what was wrong.
             let session = self.lane.looked_at_again(OPERATION).await?;

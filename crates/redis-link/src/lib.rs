@@ -30,13 +30,15 @@ mod read;
 mod requests;
 mod script;
 mod section;
+mod sentinel;
 mod server;
+mod sign_in;
 mod subscribe;
 mod value;
 
 pub use append::{AppendOutcome, Appended, Appender, AppenderConfig, Beaten, EpochBegun, Frame};
 pub use check::{Role, ServerInfo};
-pub use config::{ConfigError, RedisConfig};
+pub use config::{ConfigError, Primary, RedisConfig, SentinelConfig};
 pub use connection::{Purpose, ReconnectHook, Redis};
 pub use error::{Cause, RedisError};
 pub use keys::{InvalidName, RelayKeys, SiteName};

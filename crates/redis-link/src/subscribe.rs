@@ -153,13 +153,9 @@ impl Subscription {
                     Heard::Message(message) => message,
                     Heard::End(reason) => return Some(reason),
                 },
-                () = sleep_until(deadline), if *told == Told::Up => {
-                    let reason = format!("no heart-beat for {:?}", self.config.silence_max);
-                    let event = LinkEvent::Down { reason: reason.clone() };
-                    if sender.try_send(event).is_ok() {
-                        *told = Told::Down(reason);
-                    }
+                () = sleep_until(deadline) => {
                     quiet_since = Instant::now();
+                    self.silent(sender, told).await;
                     continue;
                 }
                 () = sender.closed() => return None,
@@ -178,6 +174,21 @@ impl Subscription {
             }
             // Dropped when there is no room: see the module's head.
             drop(sender.try_send(event));
+        }
+    }
+
+    /// Nothing was heard for a while, although the connection stands.
+    async fn silent(&self, sender: &mpsc::Sender<LinkEvent>, told: &mut Told) {
+        // The server may live on where no bridge beats any more.
+        self.redis.nearest.confirm().await;
+        if *told == Told::Up {
+            let reason = format!("no heart-beat for {:?}", self.config.silence_max);
+            let event = LinkEvent::Down {
+                reason: reason.clone(),
+            };
+            if sender.try_send(event).is_ok() {
+                *told = Told::Down(reason);
+            }
         }
     }
 
@@ -268,7 +279,8 @@ impl Listener {
             sleep(self.backoff.next()).await;
         }
         let endpoint = &self.endpoint;
-        let (mut sink, stream) = Box::pin(endpoint.connect_pubsub()).await?.split();
+        let (connection, moves) = Box::pin(endpoint.connect_pubsub()).await?;
+        let (mut sink, stream) = connection.split();
         match timeout(endpoint.op_timeout, sink.subscribe(&self.channel)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(RedisError::sort("subscribe", &endpoint.url(), error)),
@@ -280,6 +292,8 @@ impl Listener {
         }
         let now = Instant::now();
         Ok(ListenerConnection {
+            endpoint: Arc::clone(endpoint),
+            moves,
             sink,
             stream,
             ping: None,
@@ -299,6 +313,9 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 
 /// One pub/sub connection, watched by PINGs while it is quiet.
 pub(crate) struct ListenerConnection {
+    endpoint: Arc<Endpoint>,
+    /// See [`Endpoint::moves`].
+    moves: u64,
     sink: PubSubSink,
     stream: PubSubStream,
     ping: Option<BoxFuture<'static, Result<(), String>>>,
@@ -334,6 +351,9 @@ impl ListenerConnection {
                     }
                 }
                 () = sleep_until(ping_at), if !pinging => {
+                    if self.endpoint.moves() != self.moves {
+                        return Heard::End("the sentinels name another primary".to_owned());
+                    }
                     let mut sink = self.sink.clone();
                     self.ping = Some(Box::pin(async move {
                         match timeout(op_timeout, sink.ping::<redis::Value>()).await {

@@ -11,7 +11,7 @@ use openssl::pkey::PKey;
 use openssl::rsa::Rsa;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
-use redis_link::{RedisConfig, RedisError, Role};
+use redis_link::{Primary, RedisConfig, RedisError, Role};
 
 /// Writes a self-signed certificate for 127.0.0.1 and its key.
 fn certificate(cert: &Path, key: &Path) {
@@ -56,7 +56,7 @@ async fn the_authority_in_the_file_is_trusted_and_no_other() {
     );
     let server = Server::start_with(&lines);
     let config = |ca: Option<&Path>| RedisConfig {
-        url: format!("rediss://127.0.0.1:{port}"),
+        primary: Primary::Url(format!("rediss://127.0.0.1:{port}")),
         ca_file: ca.map(Path::to_owned),
         ..server.config("bridge")
     };
