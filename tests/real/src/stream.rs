@@ -263,9 +263,12 @@ pub fn recorded_returns(master: &Master) -> Result<BTreeMap<String, Vec<String>>
 pub fn published_times(master: &Master) -> Result<BTreeMap<String, SystemTime>> {
     let mut times = BTreeMap::new();
     for job in job_directories(master)? {
-        let file = job.join("jid");
-        // A job cache is cleaned while it is read.
-        let (Ok(jid), Ok(meta)) = (fs::read_to_string(&file), fs::metadata(&file)) else {
+        // A job cache is cleaned while it is read; the file `jid` is written anew with each return.
+        let (jid, load) = (
+            fs::read_to_string(job.join("jid")),
+            fs::metadata(job.join(".load.p")),
+        );
+        let (Ok(jid), Ok(meta)) = (jid, load) else {
             continue;
         };
         times.insert(jid, meta.modified()?);

@@ -95,7 +95,7 @@ cases! {
     DiskFull "disk-full" SmallDisk SaltwaySite "state directory of the shim full for 15 s"
     TwoShims "two-shims" TwoShims SaltwaySite "two shims at one site: kill -9 of the active one"
     Expiry "expiry" ShortTtl Site "link silent for 25 s at a job_ttl of 10 s"
-    Sentinel "sentinel" Sentinel Saltway "Redis primary killed, Sentinel fails over"
+    Sentinel "sentinel" Sentinel Saltway "kill -9 of the Redis primary; Sentinel fails over to a replica that lacks a second"
 }
 
 impl Case {
@@ -120,18 +120,17 @@ impl Case {
     #[must_use]
     pub fn pace(self) -> Duration {
         Duration::from_millis(match self {
-            Self::Silence60 => 3_000,
-            Self::Silence10
-            | Self::CutUp
+            Self::Silence60 => 4_000,
+            Self::Silence10 | Self::Expiry => 1_000,
+            Self::CutUp
             | Self::CutDown
             | Self::MomRestartInOutage
-            | Self::Expiry
             | Self::StopShim
             | Self::StopRedis
             | Self::StopLowerMaster
             | Self::StopMom
             | Self::StopMinion
-            | Self::DiskFull => 1_000,
+            | Self::DiskFull => 1_500,
             _ => 500,
         })
     }

@@ -84,7 +84,7 @@ pub(super) fn inject(case: Case, stand: &mut Stand) -> Result<Fault> {
             stand.kill(Who::Shim(0, active))?;
             // From here the other one has 5 s.
         }
-        Case::Sentinel => bail!("not built yet"),
+        Case::Sentinel => stand.fail_over()?,
     }
     Ok(Fault {
         began,

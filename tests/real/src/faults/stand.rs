@@ -4,12 +4,13 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use testkit::{
-    Daemon, DaemonBuilder, EventRecorder, Master, Process, Proxy, Relay, SaltVersion, Signal, Tree,
-    wait_until,
+    Daemon, DaemonBuilder, EventRecorder, MASTER as SENTINEL_MASTER, Master, Process, Proxy,
+    RedisServer, Relay, SaltVersion, SentinelServer, Signal, Tree, wait_until,
 };
 
 use super::{
     case::Kind,
+    inject::quiet,
     jobs::{JobStream, unix_now},
 };
 
@@ -21,6 +22,8 @@ const SMALL_DISK: &str = "size=16m";
 const SHORT_TTL: Duration = Duration::from_secs(10);
 /// `job_ttl`, unless it is set.
 const TTL: Duration = Duration::from_secs(300);
+/// How long the replica hears nothing before the primary dies.
+const LACKING: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A process that a fault hits.
@@ -43,6 +46,7 @@ pub struct Stand {
     bridges: Vec<Daemon>,
     disk: Option<SmallDisk>,
     recorder: Option<EventRecorder>,
+    failover: Option<Failover>,
     /// The masters, minions, Redis and links.
     pub(super) tree: Tree,
     pub(super) relay: Relay,
@@ -86,6 +90,7 @@ impl Stand {
             bridges: Vec::new(),
             disk: None,
             recorder: None,
+            failover: None,
             tree,
             relay,
             kind,
@@ -306,8 +311,34 @@ impl Stand {
         bail!("none of site1's shims says that it is active")
     }
 
+    /// Kills the primary after its replica has missed what was written for a second; back when the replica is the primary.
+    pub(super) fn fail_over(&mut self) -> Result<()> {
+        let failover = self.failover.as_ref().context("there is a sentinel")?;
+        // Port 1 of the replica's own address: nobody.
+        let nobody = failover.replica.address().ip().to_string();
+        failover.replica.cli(&["REPLICAOF", &nobody, "1"])?;
+        quiet(LACKING)?;
+        self.tree.redis.as_mut().context("Redis runs")?.kill();
+        failover.sentinel.wait_for_primary(&failover.replica)
+    }
+
+    fn start_failover(&mut self) -> Result<()> {
+        let workspace = self.tree.workspace();
+        let primary = self.tree.redis.as_ref().context("Redis runs")?;
+        let replica = RedisServer::builder("replica")
+            .replica_of(primary)
+            .start(workspace)?;
+        let sentinel = SentinelServer::builder("sentinel").start(workspace, primary)?;
+        sentinel.wait_for_replicas(1)?;
+        self.failover = Some(Failover { sentinel, replica });
+        Ok(())
+    }
+
     fn start_saltway(&mut self) -> Result<()> {
         self.tree.start_redis()?;
+        if self.kind == Kind::Sentinel {
+            self.start_failover()?;
+        }
         let redis = self.tree.redis.as_ref().context("just started")?.url();
         let workspace = self.tree.workspace().clone();
         let mom = config_file(&self.tree.mom);
@@ -339,6 +370,12 @@ impl Stand {
     }
 
     fn configured(&self, daemon: DaemonBuilder) -> DaemonBuilder {
+        if let Some(failover) = &self.failover {
+            let url = failover.sentinel.url();
+            return daemon.extra(&format!(
+                "redis: {{sentinel: {{master: {SENTINEL_MASTER}, urls: [\"{url}\"]}}}}"
+            ));
+        }
         match self.kind {
             Kind::ShortTtl => daemon.extra(&format!("job_ttl: {}s", SHORT_TTL.as_secs())),
             _ => daemon,
@@ -368,6 +405,12 @@ impl Stand {
 
 fn config_file(master: &Master) -> PathBuf {
     master.conf_dir().join("master")
+}
+
+/// What takes over from the tree's Redis.
+struct Failover {
+    sentinel: SentinelServer,
+    replica: RedisServer,
 }
 
 /// A file system of a few MiB, in memory; needs the right to mount.
