@@ -1,0 +1,441 @@
+//! What was promised and what happened, by the world's own time: where every invariant is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::message::Item;
+use crate::mom::Mom;
+use crate::plan::Plan;
+use crate::redis::{Data, Effect};
+use crate::world::World;
+
+/// How far an age may be wrong: the transit of the fastest beat heard, drift, and the way of the
+/// request itself.
+pub const CLOCK_ERROR_MS: u64 = 3_000;
+const VIOLATIONS_MAX: usize = 8;
+
+/// What never may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// In a journal, and neither run nor reported by a living site.
+    Undelivered,
+    /// A minion ran a job twice.
+    RunTwice,
+    /// A lower master was given a job again that its job cache knew.
+    PublishedTwice,
+    /// A request for an expired job was sent.
+    LateRun,
+    /// A job was reported expired that was not.
+    FalseExpiry,
+    /// A return in a job cache that the top master never got.
+    ReturnLost,
+    /// A return left the spool before the top master had it.
+    LeftSpoolEarly,
+    /// Something is left in a spool of a healthy world.
+    NoProgress,
+    /// A queue beyond its bound.
+    OutOfBounds,
+    /// A return was shed although events were there.
+    ShedWrongClass,
+    /// The cursor passed what was neither published nor will never be.
+    CursorAhead,
+    /// The master's order was changed though every bridge knew it.
+    OutOfOrder,
+    /// Two shims of a site believed to be the active one.
+    TwoActive,
+    /// A frame entered one epoch twice.
+    AppendedTwice,
+    /// A site's position went back.
+    PositionBack,
+}
+
+/// What is not an error, but worth counting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Jobs that the top master published.
+    pub jobs: u64,
+    /// First runs at a site.
+    pub delivered: u64,
+    /// Reported expired.
+    pub expired: u64,
+    /// Run twice by a minion that was restarted in between, where the design cannot know: see the decision page.
+    pub twice_excused: u64,
+    /// Publishes that a minion's own queue dropped.
+    pub repeated: u64,
+    /// Opened by no key that the site has.
+    pub unopenable: u64,
+    /// Returns filed by the top master.
+    pub returns: u64,
+    /// Copies of returns beyond the first.
+    pub copies: u64,
+    /// Publications that serials tell to be lost.
+    pub gaps: u64,
+    /// Never journaled by any bridge.
+    pub unheard: u64,
+}
+
+impl Stats {
+    /// Adds what another run counted.
+    pub const fn add(&mut self, other: &Self) {
+        self.jobs += other.jobs;
+        self.delivered += other.delivered;
+        self.expired += other.expired;
+        self.twice_excused += other.twice_excused;
+        self.repeated += other.repeated;
+        self.unopenable += other.unopenable;
+        self.returns += other.returns;
+        self.copies += other.copies;
+        self.gaps += other.gaps;
+        self.unheard += other.unheard;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    lower: usize,
+    judged_at: u64,
+    at: u64,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub(crate) violations: Vec<(Invariant, String)>,
+    pub(crate) stats: Stats,
+    pub(crate) gaps: u64,
+    received: BTreeMap<(usize, u32), u64>,
+    /// By frame the bridges whose journal holds it, with the order of their journals.
+    journaled: BTreeMap<u32, BTreeMap<usize, u64>>,
+    journal_order: u64,
+    let_go: BTreeSet<u32>,
+    runs: BTreeMap<(usize, u32), Vec<Run>>,
+    run_order: BTreeMap<usize, Vec<u32>>,
+    executed: BTreeMap<(usize, u32), Vec<u64>>,
+    restarts: BTreeMap<usize, Vec<u64>>,
+    expired: BTreeSet<(usize, u32)>,
+    unopenable: BTreeSet<(usize, u32)>,
+    shed: BTreeSet<Item>,
+    minions_site: Vec<usize>,
+    cache_readable: bool,
+}
+
+impl Book {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let site = |minion: &crate::plan::MinionPlan| plan.lowers[minion.lowers[0]].site;
+        Self {
+            violations: Vec::new(),
+            stats: Stats::default(),
+            gaps: 0,
+            received: BTreeMap::new(),
+            journaled: BTreeMap::new(),
+            journal_order: 0,
+            let_go: BTreeSet::new(),
+            runs: BTreeMap::new(),
+            run_order: BTreeMap::new(),
+            executed: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            expired: BTreeSet::new(),
+            unopenable: BTreeSet::new(),
+            shed: BTreeSet::new(),
+            minions_site: plan.minions.iter().map(site).collect(),
+            cache_readable: plan.cache_readable,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.violations.len() >= VIOLATIONS_MAX
+    }
+
+    pub(crate) fn violation(&mut self, invariant: Invariant, text: String, now: u64) {
+        if !self.is_full() {
+            let text = format!("{}.{:03} {text}", now / 1000, now % 1000);
+            self.violations.push((invariant, text));
+        }
+    }
+
+    // Publications on their way down.
+
+    pub(crate) fn received(&mut self, bridge: usize, frame: u32, now: u64) {
+        self.received.insert((bridge, frame), now);
+    }
+
+    pub(crate) fn received_at(&self, bridge: usize, frame: u32) -> u64 {
+        self.received
+            .get(&(bridge, frame))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn journaled(&mut self, bridge: usize, frame: u32) {
+        self.journal_order += 1;
+        let order = self.journal_order;
+        self.journaled
+            .entry(frame)
+            .or_default()
+            .insert(bridge, order);
+    }
+
+    pub(crate) fn journal_lost(&mut self, bridge: usize, left: &[u32]) {
+        for (frame, holders) in &mut self.journaled {
+            if !left.contains(frame) {
+                holders.remove(&bridge);
+            }
+        }
+    }
+
+    pub(crate) fn shed_by_bridge(&mut self, frames: impl Iterator<Item = u32>) {
+        self.let_go.extend(frames);
+    }
+
+    /// A server has taken a write.
+    pub(crate) fn written(&mut self, effect: &Effect, data: &Data, now: u64) {
+        if let Effect::Add(id, stamped) = effect {
+            let epoch = relay_core::EntryId::new(id.epoch, 0)..;
+            let same = data
+                .stream
+                .range(epoch)
+                .filter(|(_, other)| other.frame == stamped.frame);
+            if same.count() > 1 {
+                let text = format!("frame {} again as {id}", stamped.frame);
+                self.violation(Invariant::AppendedTwice, text, now);
+            }
+        }
+    }
+
+    pub(crate) fn position(
+        &mut self,
+        site: usize,
+        before: Option<(u64, relay_core::EntryId)>,
+        after: Option<(u64, relay_core::EntryId)>,
+        now: u64,
+    ) {
+        if before > after {
+            let text = format!("site {site}: {before:?} became {after:?}");
+            self.violation(Invariant::PositionBack, text, now);
+        }
+    }
+
+    pub(crate) fn two_active(&mut self, one: usize, other: usize, now: u64) {
+        let text = format!("shims {one} and {other}");
+        self.violation(Invariant::TwoActive, text, now);
+    }
+
+    /// A publish request is sent.
+    pub(crate) fn sent(&mut self, job: u32, age_ms: u64, plan: &Plan, now: u64) {
+        if age_ms > plan.ttl_ms + CLOCK_ERROR_MS {
+            let text = format!("job {job} at the age of {age_ms} ms");
+            self.violation(Invariant::LateRun, text, now);
+        }
+    }
+
+    pub(crate) fn expired(&mut self, site: usize, job: u32, age_ms: u64, plan: &Plan, now: u64) {
+        if age_ms + CLOCK_ERROR_MS < plan.ttl_ms {
+            let text = format!("job {job} at site {site}, {age_ms} ms old");
+            self.violation(Invariant::FalseExpiry, text, now);
+        }
+        if self.expired.insert((site, job)) {
+            self.stats.expired += 1;
+        }
+    }
+
+    pub(crate) fn unopenable(&mut self, site: usize, job: u32) {
+        if self.unopenable.insert((site, job)) {
+            self.stats.unopenable += 1;
+        }
+    }
+
+    /// The cursor of a site is about to pass a job.
+    pub(crate) fn passed(&mut self, site: usize, job: u32, now: u64) {
+        let key = (site, job);
+        if !self.runs.contains_key(&key)
+            && !self.expired.contains(&key)
+            && !self.unopenable.contains(&key)
+        {
+            let text = format!("site {site} has not published job {job}");
+            self.violation(Invariant::CursorAhead, text, now);
+        }
+    }
+
+    /// A lower master has carried out a publish request.
+    pub(crate) fn ran(
+        &mut self,
+        site: usize,
+        lower: usize,
+        job: u32,
+        frame: u32,
+        judged_at: u64,
+        now: u64,
+    ) {
+        let runs = self.runs.entry((site, job)).or_default();
+        let before = runs.iter().find(|run| run.lower == lower).copied();
+        if runs.is_empty() {
+            self.stats.delivered += 1;
+            self.run_order.entry(site).or_default().push(frame);
+        }
+        runs.push(Run {
+            lower,
+            judged_at,
+            at: now,
+        });
+        if let Some(before) = before
+            && self.cache_readable
+            && judged_at > before.at
+        {
+            let text = format!("job {job} at lower master {lower}, first at {}", before.at);
+            self.violation(Invariant::PublishedTwice, text, now);
+        }
+    }
+
+    /// A minion begins a job.
+    pub(crate) fn executed(&mut self, minion: usize, job: u32, now: u64) {
+        let times = self.executed.entry((minion, job)).or_default();
+        times.push(now);
+        if times.len() < 2 {
+            return;
+        }
+        let runs = self.runs.get(&(self.minions_site[minion], job));
+        let runs = runs.map_or(&[][..], Vec::as_slice);
+        let unknowable = |pair: &[Run]| match pair {
+            [one, two] => one.lower != two.lower || two.judged_at <= one.at,
+            _ => false,
+        };
+        // Only a minion that forgot, and a master that could not be asked in time.
+        let forgot = self
+            .restarts
+            .get(&minion)
+            .is_some_and(|restarts| !restarts.is_empty());
+        if forgot && (!self.cache_readable || runs.windows(2).any(unknowable)) {
+            self.stats.twice_excused += 1;
+            return;
+        }
+        let text = format!("minion {minion}, job {job}: {runs:?}");
+        self.violation(Invariant::RunTwice, text, now);
+    }
+
+    pub(crate) fn restarted(&mut self, minion: usize, now: u64) {
+        self.restarts.entry(minion).or_default().push(now);
+    }
+
+    // What goes up.
+
+    pub(crate) fn left_spool(&mut self, items: &[Item], mom: &Mom, now: u64) {
+        for item in items {
+            if !mom.filed.contains_key(item) {
+                self.violation(Invariant::LeftSpoolEarly, format!("{item:?}"), now);
+            }
+        }
+    }
+
+    pub(crate) fn shed(&mut self, item: Item, spared_events: bool, now: u64) {
+        if matches!(item, Item::Return(..)) && spared_events {
+            self.violation(Invariant::ShedWrongClass, format!("{item:?}"), now);
+        }
+        self.shed.insert(item);
+    }
+
+    pub(crate) fn bound(&mut self, what: &str, is: usize, max: usize, now: u64) {
+        if is > max {
+            let text = format!("{what}: {is} of at most {max}");
+            self.violation(Invariant::OutOfBounds, text, now);
+        }
+    }
+}
+
+impl World {
+    /// Looks at the end: everything is healed and had its time.
+    pub(crate) fn verdict(&mut self) {
+        let now = self.now;
+        let held: Vec<u32> = self
+            .book
+            .journaled
+            .iter()
+            .filter(|(_, holders)| !holders.is_empty())
+            .map(|(frame, _)| *frame)
+            .filter(|frame| !self.book.let_go.contains(frame))
+            .collect();
+        self.book.stats.jobs = self.mom.frames.len() as u64;
+        self.book.stats.unheard =
+            self.book.stats.jobs - (self.book.journaled.len() as u64).min(self.book.stats.jobs);
+        self.book.stats.gaps = self.book.gaps;
+        self.book.stats.returns = self.mom.filed.len() as u64;
+        self.book.stats.copies = self
+            .mom
+            .filed
+            .values()
+            .map(|count| u64::from(count - 1))
+            .sum();
+        self.book.stats.repeated = self
+            .book
+            .runs
+            .values()
+            .map(|runs| runs.len() as u64 - 1)
+            .sum();
+        if self.plan.tight {
+            return;
+        }
+        for frame in held {
+            let job = self.mom.frames[frame as usize].job;
+            for site in 0..self.plan.sites {
+                let key = (site, job);
+                if !self.book.runs.contains_key(&key)
+                    && !self.book.expired.contains(&key)
+                    && !self.book.unopenable.contains(&key)
+                {
+                    let text = format!("frame {frame}, job {job} at site {site}");
+                    self.book.violation(Invariant::Undelivered, text, now);
+                }
+            }
+        }
+        self.verdict_on_returns();
+        self.verdict_on_order();
+    }
+
+    fn verdict_on_returns(&mut self) {
+        let now = self.now;
+        for lower in &self.lowers {
+            for (job, minion) in &lower.returns {
+                let item = Item::Return(*job, *minion);
+                if !self.mom.filed.contains_key(&item) && !self.book.shed.contains(&item) {
+                    let text = format!("{item:?}");
+                    self.book.violation(Invariant::ReturnLost, text, now);
+                }
+            }
+        }
+        for (number, shim) in self.shims.iter().enumerate() {
+            let left = shim
+                .process
+                .as_ref()
+                .map_or(0, |process| process.up.spool.len());
+            if left > 0 {
+                let text = format!("{left} in the spool of shim {number}");
+                self.book.violation(Invariant::NoProgress, text, now);
+            }
+        }
+    }
+
+    /// A job that ran before an earlier one, although whoever appended it held that one, too.
+    fn verdict_on_order(&mut self) {
+        let now = self.now;
+        let mut wrong = Vec::new();
+        for (site, order) in &self.book.run_order {
+            for (index, later) in order.iter().enumerate() {
+                for earlier in order.get(index + 1..).unwrap_or_default() {
+                    let (Some(one), Some(two)) = (
+                        self.book.journaled.get(earlier),
+                        self.book.journaled.get(later),
+                    ) else {
+                        continue;
+                    };
+                    let known = |(bridge, at): (&usize, &u64)| {
+                        one.get(bridge).is_some_and(|before| before < at)
+                    };
+                    if !two.is_empty() && two.iter().all(known) {
+                        wrong.push(format!("site {site}: frame {later} before {earlier}"));
+                    }
+                }
+            }
+        }
+        for text in wrong {
+            self.book.violation(Invariant::OutOfOrder, text, now);
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What fails, when, and for how long. Everything is healed when the plan says so.
+
+use fastrand::Rng;
+
+use crate::message::Node;
+use crate::plan::{Family, Plan};
+use crate::redis::Data;
+use crate::trace::Note;
+use crate::world::{Event, TICK_MS, World};
+
+/// One thing that goes wrong, or right again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    /// The process dies.
+    Kill(Node),
+    /// The host loses its power: the process dies, and what was not synced is gone.
+    PowerCut(Node),
+    /// SIGTERM.
+    Drain(Node),
+    Start(Node),
+    /// SIGSTOP, and SIGCONT after so many milliseconds.
+    Pause(Node, u64),
+    /// One direction of a connection, for so long.
+    Cut(Node, Node, u64),
+    Step {
+        host: usize,
+        by_ms: i64,
+    },
+    /// The minion starts again.
+    MinionRestarts(usize),
+    /// The top master starts again, with a new key.
+    MomRestarts,
+    Redis(RedisFault, usize),
+}
+
+/// What happens to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum RedisFault {
+    /// It dies and comes back with everything (append-only file).
+    Die,
+    /// What it comes back with.
+    BackWhole,
+    BackEmpty,
+    BackOld,
+    /// It is saved: what an old snapshot is.
+    Save,
+    Flush,
+    OutOfMemory(u64),
+    /// The primary dies or is cut off, and Sentinel makes the other one the primary.
+    FailOver,
+    /// The old primary follows the new one.
+    Follow,
+    /// The old primary takes over again with the data that it had.
+    FailBack,
+    CutSubscribers,
+}
+
+/// Draws the faults of a plan.
+pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
+    // One run in sixteen is quiet.
+    if rng.u8(0..16) == 0 {
+        return;
+    }
+    let mut rotated = false;
+    let mut failed_over = false;
+    for _ in 0..rng.u8(1..8) {
+        let at = rng.u64(2_000..plan.healed_at - 1_000);
+        let left = plan.healed_at - at;
+        let span = match rng.u8(0..4) {
+            0 => rng.u64(200..3_000),
+            1 | 2 => rng.u64(1_000..12_000),
+            _ => rng.u64(5_000..40_000),
+        };
+        let span = span.min(left);
+        let mut add = |at: u64, fault: Fault| plan.faults.push((at, fault));
+        let shims = plan.shims.len();
+        let daemon = if rng.u8(0..3) == 0 {
+            Node::Bridge(rng.usize(0..plan.bridges))
+        } else {
+            Node::Shim(rng.usize(0..shims))
+        };
+        match rng.u8(0..20) {
+            0..4 => {
+                add(at, Fault::Kill(daemon));
+                add(at + span, Fault::Start(daemon));
+            }
+            4 => {
+                add(at, Fault::PowerCut(daemon));
+                add(at + span, Fault::Start(daemon));
+            }
+            5 => {
+                add(at, Fault::Drain(daemon));
+                add(at + span, Fault::Start(daemon));
+            }
+            6 | 7 => add(at, Fault::Pause(daemon, span)),
+            8 | 9 => {
+                // Both directions or one, to one server or both.
+                for server in 0..2 {
+                    if server == 1 && rng.bool() {
+                        continue;
+                    }
+                    let redis = Node::Redis(server);
+                    let which = rng.u8(0..3);
+                    if which != 1 {
+                        add(at, Fault::Cut(daemon, redis, span));
+                    }
+                    if which != 2 {
+                        add(at, Fault::Cut(redis, daemon, span));
+                    }
+                }
+            }
+            10 => {
+                let host = rng.usize(0..plan.bridges + shims);
+                let by_ms = rng.i64(-3_600_000..=3_600_000);
+                add(at, Fault::Step { host, by_ms });
+            }
+            11 => {
+                let lower = Node::Lower(rng.usize(0..plan.lowers.len()));
+                if rng.bool() {
+                    add(at, Fault::Pause(lower, span));
+                } else {
+                    add(at, Fault::Kill(lower));
+                    add(at + span, Fault::Start(lower));
+                }
+            }
+            12 => {
+                for _ in 0..3 {
+                    let minion = rng.usize(0..plan.minions.len());
+                    add(at + rng.u64(0..=span), Fault::MinionRestarts(minion));
+                }
+            }
+            13 if !rotated => {
+                rotated = true;
+                add(at, Fault::Kill(Node::Mom));
+                add(at + span.min(5_000), Fault::MomRestarts);
+            }
+            14 => {
+                let bridge = Node::Bridge(rng.usize(0..plan.bridges));
+                add(at, Fault::Cut(Node::Mom, bridge, span));
+                if rng.bool() {
+                    add(at, Fault::Cut(bridge, Node::Mom, span));
+                }
+            }
+            _ => redis(rng, at, span, &mut failed_over, &mut add),
+        }
+    }
+    // Two faults at the same place, close to each other, are what is rarely thought of.
+    if plan.family != Family::Single && rng.u8(0..4) == 0 {
+        let at = rng.u64(2_000..plan.healed_at - 1_000);
+        plan.faults.push((at, Fault::Kill(Node::Shim(1))));
+        plan.faults.push((plan.healed_at, Fault::Start(Node::Shim(1))));
+        plan.faults.push((at + 200, Fault::MinionRestarts(1)));
+    }
+}
+
+fn redis(
+    rng: &mut Rng,
+    at: u64,
+    span: u64,
+    failed_over: &mut bool,
+    add: &mut dyn FnMut(u64, Fault),
+) {
+    let mut redis = |at, fault, server| add(at, Fault::Redis(fault, server));
+    let server = usize::from(rng.u8(0..4) == 0);
+    match rng.u8(0..9) {
+        0 => redis(at, RedisFault::Flush, server),
+        1 => redis(at, RedisFault::OutOfMemory(span), server),
+        2 => add(at, Fault::Pause(Node::Redis(server), span)),
+        3 => redis(at, RedisFault::CutSubscribers, server),
+        4 | 5 if !*failed_over => {
+            *failed_over = true;
+            redis(at, RedisFault::FailOver, 0);
+            let back = if rng.u8(0..3) == 0 {
+                RedisFault::FailBack
+            } else {
+                RedisFault::Follow
+            };
+            redis(at + span, back, 0);
+        }
+        _ => {
+            redis(at.saturating_sub(rng.u64(500..15_000)), RedisFault::Save, server);
+            redis(at, RedisFault::Die, server);
+            let back = match rng.u8(0..3) {
+                0 => RedisFault::BackWhole,
+                1 => RedisFault::BackEmpty,
+                _ => RedisFault::BackOld,
+            };
+            redis(at + span, back, server);
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        self.note(Note::Fault(fault));
+        match fault {
+            Fault::Kill(node) => self.kill(node, false),
+            Fault::PowerCut(node) => self.kill(node, true),
+            Fault::Drain(node) => {
+                if let (Node::Shim(shim), true) = (node, self.life(node).up) {
+                    self.shim_drains(shim);
+                }
+                self.kill(node, false);
+            }
+            Fault::Start(node) => self.start(node),
+            Fault::Pause(node, span) => {
+                let until = self.now + span;
+                let life = self.life(node);
+                life.paused_until = life.paused_until.max(until);
+            }
+            Fault::Cut(from, to, span) => {
+                let until = self.now + span;
+                let cut = self.cuts.entry((from, to)).or_default();
+                *cut = until.max(*cut);
+            }
+            Fault::Step { host, by_ms } => self.hosts[host].step(by_ms),
+            Fault::MinionRestarts(minion) => self.minion_restarts(minion),
+            Fault::MomRestarts => {
+                self.mom_rotates();
+                self.start(Node::Mom);
+            }
+            Fault::Redis(fault, server) => self.redis_fault(fault, server),
+        }
+    }
+
+    /// Everything runs and is connected.
+    pub(crate) fn heal(&mut self) {
+        self.cuts.clear();
+        self.redis_returns(RedisFault::BackWhole);
+        for server in &mut self.servers {
+            server.oom_until = 0;
+        }
+        let bridges = (0..self.bridges.len()).map(Node::Bridge);
+        let shims = (0..self.shims.len()).map(Node::Shim);
+        let lowers = (0..self.lowers.len()).map(Node::Lower);
+        let nodes: Vec<Node> = bridges.chain(shims).chain(lowers).chain([Node::Mom]).collect();
+        for node in nodes {
+            self.start(node);
+        }
+    }
+
+    fn kill(&mut self, node: Node, power: bool) {
+        if !self.life(node).up {
+            return;
+        }
+        self.life(node).up = false;
+        self.life(node).paused_until = 0;
+        self.note(Note::Stopped(node));
+        let now = self.now;
+        match node {
+            Node::Bridge(bridge) => {
+                self.bridges[bridge].process = None;
+                if power {
+                    self.bridge_loses_power(bridge);
+                    self.hosts[bridge].reboot(now);
+                } else {
+                    self.bridges[bridge].journal.killed(&mut self.rng, now);
+                }
+            }
+            Node::Shim(shim) => {
+                let host = self.shims[shim].host;
+                let this = &mut self.shims[shim];
+                this.process = None;
+                if power {
+                    this.jobs.power_cut(&mut self.rng, now);
+                    this.spool.power_cut(&mut self.rng, now);
+                    self.hosts[host].reboot(now);
+                } else {
+                    this.jobs.killed(&mut self.rng, now);
+                    this.spool.killed(&mut self.rng, now);
+                }
+                for server in &mut self.servers {
+                    server.subscribers.remove(&shim);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn start(&mut self, node: Node) {
+        let life = self.life(node);
+        if life.up {
+            return;
+        }
+        life.up = true;
+        life.incarnation += 1;
+        let incarnation = life.incarnation;
+        self.note(Note::Started(node));
+        match node {
+            Node::Bridge(bridge) => self.bridge_starts(bridge),
+            Node::Shim(shim) => self.shim_starts(shim),
+            _ => return,
+        }
+        let first = self.rng.u64(1..TICK_MS);
+        self.after(first, Event::Tick(node, incarnation));
+    }
+
+    fn redis_fault(&mut self, fault: RedisFault, server: usize) {
+        // `server` 0 is whoever is the primary, 1 the replica.
+        let at = if server == 0 { self.primary } else { 1 - self.primary };
+        match fault {
+            RedisFault::Die => self.redis_dies(at),
+            RedisFault::BackWhole | RedisFault::BackEmpty | RedisFault::BackOld => {
+                self.redis_returns(fault);
+            }
+            RedisFault::Save => self.servers[at].snapshot = self.servers[at].data.clone(),
+            RedisFault::Flush => {
+                if self.servers[self.primary].up {
+                    self.servers[self.primary].data = Data::default();
+                    self.resync();
+                }
+            }
+            RedisFault::OutOfMemory(span) => self.servers[at].oom_until = self.now + span,
+            RedisFault::FailOver => {
+                let old = self.primary;
+                if self.servers[1 - old].up {
+                    self.redis_dies(old);
+                    self.primary = 1 - old;
+                    // What was on its way to it never comes.
+                    self.servers[1 - old].generation += 1;
+                }
+            }
+            RedisFault::Follow => {
+                let old = 1 - self.primary;
+                if !self.servers[old].up {
+                    self.redis_starts(old);
+                }
+                self.resync();
+            }
+            RedisFault::FailBack => {
+                let old = 1 - self.primary;
+                // It was only cut off: same process, same data. The other one dies before they have spoken.
+                if !self.servers[old].up {
+                    self.servers[old].up = true;
+                    self.life(Node::Redis(old)).up = true;
+                    self.redis_dies(self.primary);
+                    self.primary = old;
+                    self.redis_starts(1 - old);
+                    self.resync();
+                }
+            }
+            RedisFault::CutSubscribers => self.servers[at].subscribers.clear(),
+        }
+    }
+
+    fn redis_dies(&mut self, server: usize) {
+        let this = &mut self.servers[server];
+        this.up = false;
+        this.subscribers.clear();
+        this.generation += 1;
+        self.life(Node::Redis(server)).up = false;
+    }
+
+    fn redis_starts(&mut self, server: usize) {
+        let run = self.rng.u64(..);
+        let this = &mut self.servers[server];
+        this.run = run;
+        this.up = true;
+        this.generation += 1;
+        self.life(Node::Redis(server)).up = true;
+        self.life(Node::Redis(server)).incarnation += 1;
+    }
+
+    /// Every server that is down comes back.
+    fn redis_returns(&mut self, how: RedisFault) {
+        for server in 0..2 {
+            if self.servers[server].up {
+                continue;
+            }
+            self.redis_starts(server);
+            if server == self.primary {
+                match how {
+                    RedisFault::BackEmpty => self.servers[server].data = Data::default(),
+                    RedisFault::BackOld => {
+                        self.servers[server].data = self.servers[server].snapshot.clone();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.resync();
+    }
+
+    /// The replica takes everything from the primary.
+    fn resync(&mut self) {
+        let replica = 1 - self.primary;
+        if self.servers[replica].up && self.servers[self.primary].up {
+            self.servers[replica].data = self.servers[self.primary].data.clone();
+            self.servers[replica].generation += 1;
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! A shim: its disk, its process, its questions to Redis, its lease.
+//!
+//! Drives the pure code as the daemon does; [`down`] carries publications to the lower master,
+//! [`up`] carries returns to the top master.
+
+mod down;
+mod up;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use relay_core::clock::Clocks;
+use relay_core::lease::{Asked, Lease, LeaseConfig, Standing};
+use relay_core::sequence::{Event, Page};
+use relay_core::serials::Serials;
+use relay_core::{EntryId, Publication};
+
+use self::down::Down;
+use self::up::Up;
+use crate::disk::Log;
+use crate::message::{Answer, Command, Item, Message, Node, Push, Stamped};
+use crate::mutation::Mutation;
+use crate::plan::ShimPlan;
+use crate::trace::Note;
+use crate::world::World;
+
+const OP_TIMEOUT_MS: u64 = 2_000;
+/// A publish request may take longer.
+const PUBLISH_TIMEOUT_MS: u64 = 5_000;
+/// Silence of the subscription after which it is made anew.
+const SILENCE_MS: u64 = 3_000;
+
+/// A commit of the job records, which hold the cursor as well.
+#[derive(Debug, Clone)]
+pub(crate) enum JobOp {
+    Begin { job: u32, frame: u32 },
+    Done { job: u32, frame: u32 },
+    Returned(u32, usize),
+    Cursor(EntryId),
+    /// The lease was held under this number.
+    Fence(u64),
+}
+
+/// A commit of the spool.
+#[derive(Debug, Clone)]
+pub(crate) enum SpoolOp {
+    Add(u64, Item),
+    Remove(Vec<u64>),
+}
+
+/// Small files that are written rarely, each synced.
+#[derive(Debug, Default)]
+struct Files {
+    in_company: Option<bool>,
+    keys: BTreeSet<u32>,
+    /// The own boot under which they hold, and what was known then.
+    clocks: Option<(u32, Vec<(Box<str>, i64)>)>,
+    /// The boot of the last start: another one means that commits may be gone.
+    boot: Option<u32>,
+}
+
+/// One shim: its disk, and its process while it runs.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    pub(crate) site: usize,
+    pub(crate) lower: usize,
+    pub(crate) reads: usize,
+    pub(crate) host: usize,
+    pub(crate) jobs: Log<JobOp>,
+    pub(crate) spool: Log<SpoolOp>,
+    files: Files,
+    pub(crate) process: Option<Process>,
+    tells_company: bool,
+}
+
+impl Shim {
+    pub(crate) fn new(plan: &ShimPlan) -> Self {
+        Self {
+            site: plan.site,
+            lower: plan.lower,
+            reads: plan.reads,
+            host: 0,
+            jobs: Log::default(),
+            spool: Log::default(),
+            files: Files::default(),
+            process: None,
+            tells_company: plan.in_company,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Op {
+    Subscribe,
+    Lease { sent_clock: u64 },
+    Read { after: EntryId },
+    Position,
+    AddRequest,
+    Publish,
+}
+
+/// What the job records say of a job.
+#[derive(Debug, Default)]
+struct Record {
+    done: bool,
+    /// Frames that it came in.
+    frames: BTreeSet<u32>,
+    returned: BTreeSet<usize>,
+}
+
+/// What a shim holds in memory.
+#[derive(Debug)]
+pub(crate) struct Process {
+    clocks: Clocks,
+    lease: Lease,
+    /// Under which numbers the lease was held before, and which position the last answer told.
+    own_fence: u64,
+    told: Option<(u64, EntryId)>,
+    subscribed: bool,
+    heard_at: u64,
+    ops: BTreeMap<u64, (Op, u64)>,
+    view: usize,
+    records: BTreeMap<u32, Record>,
+    cursor: Option<EntryId>,
+    /// The job records may not tell everything: first start, or a power cut.
+    unsure: bool,
+    pub(crate) down: Option<Down>,
+    pub(crate) up: Up,
+    serials: Serials<u32>,
+    position_due: Option<EntryId>,
+    position_busy: bool,
+    lower_incarnation: u32,
+    clocks_saved_at: u64,
+}
+
+impl World {
+    pub(crate) fn shim_clock(&self, shim: usize) -> u64 {
+        let host = &self.hosts[self.shims[shim].host];
+        if self.is(Mutation::SteppingClock) {
+            host.wall_ms(self.now)
+        } else {
+            host.clock_ms(self.now)
+        }
+    }
+
+    /// Starts the process over what is on its disk.
+    pub(crate) fn shim_starts(&mut self, shim: usize) {
+        let now = self.now;
+        self.shims[shim].host = self.plan.bridges + shim;
+        let clock = self.shim_clock(shim);
+        let boot = self.hosts[self.shims[shim].host].boot;
+        let lower = self.shims[shim].lower;
+        let lower_incarnation = self.life(Node::Lower(lower)).incarnation;
+        let view = self.primary;
+        let this = &mut self.shims[shim];
+        let mut clocks = Clocks::default();
+        if let Some((_, known)) = this.files.clocks.as_ref().filter(|(of, _)| *of == boot) {
+            for (name, difference) in known {
+                clocks.restore(name, *difference, clock);
+            }
+        }
+        let mut records: BTreeMap<u32, Record> = BTreeMap::new();
+        let (mut cursor, mut own_fence) = (None, 0);
+        for op in this.jobs.iter() {
+            match op {
+                JobOp::Begin { job, frame } => {
+                    records.entry(*job).or_default().frames.insert(*frame);
+                }
+                JobOp::Done { job, frame } => {
+                    let record = records.entry(*job).or_default();
+                    record.frames.insert(*frame);
+                    record.done = true;
+                }
+                JobOp::Returned(job, minion) => {
+                    records.entry(*job).or_default().returned.insert(*minion);
+                }
+                JobOp::Cursor(id) => cursor = Some(*id),
+                JobOp::Fence(fence) => own_fence = *fence,
+            }
+        }
+        let unsure = this.files.boot != Some(boot);
+        this.files.boot = Some(boot);
+        // A shim without a past cannot tell whether it is alone.
+        let in_company = this.files.in_company.unwrap_or(this.tells_company);
+        this.files.in_company.get_or_insert(in_company);
+        let up = Up::new(&this.spool);
+        this.process = Some(Process {
+            clocks,
+            lease: Lease::new(LeaseConfig::default(), in_company),
+            own_fence,
+            told: None,
+            subscribed: false,
+            heard_at: now,
+            ops: BTreeMap::new(),
+            view,
+            records,
+            cursor,
+            unsure,
+            down: None,
+            up,
+            serials: Serials::default(),
+            position_due: None,
+            position_busy: false,
+            lower_incarnation,
+            clocks_saved_at: now,
+        });
+        self.fetch_returns(shim);
+        self.subscribe(shim);
+    }
+
+    fn subscribe(&mut self, shim: usize) {
+        let server = self.shims[shim].reads;
+        self.servers[server].subscribers.remove(&shim);
+        self.shim_asks(shim, Op::Subscribe, Command::Subscribe { shim });
+    }
+
+    fn shim_asks(&mut self, shim: usize, op: Op, command: Command) {
+        let id = self.new_op();
+        let now = self.now;
+        let reads = self.shims[shim].reads;
+        let Some(process) = &mut self.shims[shim].process else {
+            return;
+        };
+        process.ops.insert(id, (op, now));
+        let server = if command.only_reads() {
+            reads
+        } else {
+            process.view
+        };
+        self.send(
+            Node::Shim(shim),
+            Node::Redis(server),
+            Message::ToRedis { op: id, command },
+        );
+    }
+
+    pub(crate) fn shim_hears(&mut self, shim: usize, message: Message) {
+        match message {
+            Message::FromRedis { op, answer } => self.shim_answered(shim, op, Some(answer)),
+            Message::Pushed(push) => self.shim_pushed(shim, push),
+            Message::Published { op } => {
+                let process = self.shims[shim].process.as_mut();
+                if process.is_some_and(|process| process.ops.remove(&op).is_some()) {
+                    self.was_published(shim, op);
+                }
+            }
+            Message::Bus(item) => self.heard_on_bus(shim, item),
+            _ => {}
+        }
+        self.work(shim);
+    }
+
+    fn shim_pushed(&mut self, shim: usize, push: Push) {
+        let clock = self.shim_clock(shim);
+        let now = self.now;
+        let Some(process) = &mut self.shims[shim].process else {
+            return;
+        };
+        if !process.subscribed {
+            return;
+        }
+        process.heard_at = now;
+        match push {
+            Push::Publication(id, stamped) => {
+                self.sequence(shim, Event::Published(publication(id, &stamped)));
+            }
+            Push::Beat {
+                clock: (host, boot),
+                clock_ms,
+                newest,
+            } => {
+                process
+                    .clocks
+                    .note(&format!("b{host}/{boot}"), clock_ms, clock);
+                if !self.is(Mutation::BeatsIgnored) {
+                    self.sequence(shim, Event::Beat { newest });
+                }
+            }
+            Push::Reply { rid, .. } => self.replied(shim, rid),
+        }
+    }
+
+    /// `None`: no answer in time.
+    fn shim_answered(&mut self, shim: usize, op: u64, answer: Option<Answer>) {
+        let clock = self.shim_clock(shim);
+        let (now, primary) = (self.now, self.primary);
+        let Some(process) = &mut self.shims[shim].process else {
+            return;
+        };
+        let Some((kind, _)) = process.ops.remove(&op) else {
+            return;
+        };
+        if matches!(answer, None | Some(Answer::Refused)) {
+            process.view = primary;
+        }
+        match (kind, answer) {
+            (Op::Subscribe, Some(Answer::Subscribed)) => {
+                process.subscribed = true;
+                process.heard_at = now;
+                self.up_again(shim);
+                self.sequence(shim, Event::Connected);
+            }
+            (Op::Lease { sent_clock }, answer) => self.lease_answered(shim, sent_clock, answer),
+            (
+                Op::Read { .. },
+                Some(Answer::Page {
+                    after,
+                    at_end,
+                    entries,
+                    newest,
+                }),
+            ) => {
+                let last = entries.last().map_or(after, |(id, _)| *id);
+                let through = if at_end { last.max(newest) } else { last };
+                let entries = entries
+                    .iter()
+                    .map(|(id, stamped)| publication(*id, stamped))
+                    .collect();
+                self.sequence(
+                    shim,
+                    Event::Page(Page {
+                        after,
+                        through,
+                        entries,
+                        newest,
+                    }),
+                );
+            }
+            (Op::Read { after }, _) => self.sequence(shim, Event::ReadFailed { after }),
+            (Op::Position, answer) => {
+                process.position_busy = false;
+                if !matches!(answer, Some(Answer::Done)) {
+                    process.position_due = process.cursor;
+                }
+            }
+            (Op::AddRequest, answer) => {
+                if !matches!(answer, Some(Answer::Done)) {
+                    process.up.send_failed(clock);
+                }
+            }
+            (Op::Publish, _) => self.publish_failed(shim, op),
+            (Op::Subscribe, _) => {}
+        }
+    }
+
+    fn lease_answered(&mut self, shim: usize, sent_clock: u64, answer: Option<Answer>) {
+        let now = self.now;
+        let clock = self.shim_clock(shim);
+        let no_wait = self.is(Mutation::LeaseWithoutWait);
+        let this = &mut self.shims[shim];
+        let Some(process) = &mut this.process else {
+            return;
+        };
+        let asked = match answer {
+            Some(Answer::Granted {
+                fence,
+                known_for_ms,
+                position,
+            }) => {
+                process.told = position;
+                let known_for_ms = if no_wait { u64::MAX } else { known_for_ms };
+                Asked::Granted {
+                    fence,
+                    known_for_ms,
+                }
+            }
+            Some(Answer::HeldByOther {
+                fence,
+                expires_in_ms,
+            }) => Asked::HeldByOther {
+                fence,
+                expires_in_ms,
+            },
+            _ => Asked::Failed,
+        };
+        process.up.other_holds_until = match asked {
+            Asked::HeldByOther { expires_in_ms, .. } => clock + expires_in_ms,
+            Asked::Granted { .. } => 0,
+            Asked::Failed => process.up.other_holds_until,
+        };
+        process.lease.asked(sent_clock, asked, clock);
+        if this.files.in_company != Some(process.lease.in_company()) {
+            this.files.in_company = Some(process.lease.in_company());
+        }
+        if let Standing::Active { fence } = process.lease.standing(clock)
+            && fence != process.own_fence
+            && process.down.is_some()
+        {
+            process.own_fence = fence;
+            this.jobs.commit(JobOp::Fence(fence), now);
+        }
+    }
+
+    /// The number of the lease, while this one is to work.
+    pub(crate) fn active(&self, shim: usize) -> Option<u64> {
+        let process = self.shims[shim].process.as_ref()?;
+        match process.lease.standing(self.shim_clock(shim)) {
+            Standing::Active { fence } => Some(fence),
+            _ if self.is(Mutation::LeaseIgnored) => Some(process.lease.fence()),
+            Standing::Standby | Standing::Unknown => None,
+        }
+    }
+
+    pub(crate) fn shim_tick(&mut self, shim: usize) {
+        let (now, clock) = (self.now, self.shim_clock(shim));
+        let boot = self.hosts[self.shims[shim].host].boot;
+        let lower = self.shims[shim].lower;
+        let lower_incarnation = self.life(Node::Lower(lower)).incarnation;
+        let this = &mut self.shims[shim];
+        let Some(process) = &mut this.process else {
+            return;
+        };
+        let limit = |op: &Op| match op {
+            Op::Publish => PUBLISH_TIMEOUT_MS,
+            _ => OP_TIMEOUT_MS,
+        };
+        let late: Vec<u64> = process
+            .ops
+            .iter()
+            .filter(|(_, (op, sent))| sent + limit(op) <= now)
+            .map(|(op, _)| *op)
+            .collect();
+        let silent = now >= process.heard_at + SILENCE_MS;
+        if silent {
+            process.heard_at = now;
+            process.subscribed = false;
+        }
+        let asking = process
+            .ops
+            .values()
+            .any(|(op, _)| matches!(op, Op::Lease { .. }));
+        let asks = !asking && process.lease.next_ask_ms() <= clock;
+        let fence = process.lease.fence();
+        let restarted =
+            std::mem::replace(&mut process.lower_incarnation, lower_incarnation) != lower_incarnation;
+        if process.clocks_saved_at + 1_000 <= now {
+            process.clocks_saved_at = now;
+            let known = process.clocks.differences();
+            let known = known.map(|(name, difference)| (name.into(), difference));
+            this.files.clocks = Some((boot, known.collect()));
+        }
+        let lost = process.serials.lost(clock);
+        for gap in lost {
+            let (from, to) = (gap.from, gap.to);
+            self.book.gaps += gap.publications();
+            self.trace.note(now, Note::Gap { shim, from, to });
+        }
+        for op in late {
+            self.shim_answered(shim, op, None);
+        }
+        if silent {
+            self.subscribe(shim);
+        }
+        if asks {
+            let site = self.shims[shim].site;
+            self.shim_asks(
+                shim,
+                Op::Lease { sent_clock: clock },
+                Command::AskLease { site, shim, fence },
+            );
+        }
+        if restarted && lower_incarnation != 0 {
+            self.fetch_returns(shim);
+        }
+        self.work(shim);
+    }
+
+    /// Does what can be done now.
+    fn work(&mut self, shim: usize) {
+        self.book_leases(shim);
+        self.work_down(shim);
+        self.work_up(shim);
+    }
+
+    /// Two that believe in their lease at the same moment.
+    fn book_leases(&mut self, shim: usize) {
+        if self.active(shim).is_none() {
+            return;
+        }
+        let site = self.shims[shim].site;
+        for other in 0..self.shims.len() {
+            let down = self.shims[other].process.as_ref().map(|p| p.down.is_some());
+            if other != shim
+                && self.shims[other].site == site
+                && down == Some(true)
+                && self.active(other).is_some()
+                && self.now >= self.life(Node::Shim(other)).paused_until
+            {
+                self.book.two_active(shim, other, self.now);
+            }
+        }
+    }
+
+    pub(crate) fn shim_written(&mut self, shim: usize, token: u64) {
+        let now = self.now;
+        let this = &mut self.shims[shim];
+        if this.jobs.commit_through(token, now) {
+            self.jobs_written(shim, token);
+        } else if this.spool.commit_through(token, now) {
+            self.spool_written(shim, token);
+        }
+        self.work(shim);
+    }
+
+    /// SIGTERM: the lease is given back.
+    pub(crate) fn shim_drains(&mut self, shim: usize) {
+        let site = self.shims[shim].site;
+        if self.active(shim).is_some() {
+            self.shim_asks(shim, Op::Position, Command::Release { site, shim });
+        }
+    }
+}
+
+fn publication(entry_id: EntryId, stamped: &Stamped) -> Publication {
+    let (host, boot) = stamped.clock;
+    Publication {
+        entry_id,
+        received_at_ms: stamped.received_at_ms,
+        clock: Some(format!("b{host}/{boot}").into()),
+        frame: Bytes::copy_from_slice(&stamped.frame.to_be_bytes()),
+    }
+}
+
+/// What heard items wait for: see [`up`].
+type Ring = VecDeque<(u64, Item)>;
