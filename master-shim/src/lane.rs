@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::disk::Disk;
 
 /// How long requests in flight may take at the end: what is not answered goes again after the next start.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// Something that a lane carries.
 pub(crate) trait Item: Send + Sync + Sized + 'static {
@@ -100,6 +100,8 @@ pub(crate) struct LaneTask<T, S, O> {
     behind: Option<i64>,
     /// The newest record written, for seeing that a read has caught up.
     newest_written: i64,
+    /// The newest record that has been in memory.
+    newest_held: i64,
     io: JoinSet<Io<T>>,
     writing: bool,
     reading: bool,
@@ -163,6 +165,7 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
             window_bytes: 0,
             behind: Some(0),
             newest_written: 0,
+            newest_held: 0,
             io: JoinSet::new(),
             writing: false,
             reading: false,
@@ -288,7 +291,7 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
             if self.behind.is_none() && self.has_room(item.wire_bytes()) {
                 self.hold(id, item);
             } else {
-                self.behind = self.behind.or(Some(id - 1));
+                self.behind = self.behind.or(Some(self.newest_held));
             }
         }
     }
@@ -311,6 +314,7 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
 
     fn hold(&mut self, id: i64, item: T) {
         let bytes = item.wire_bytes();
+        self.newest_held = self.newest_held.max(id);
         self.window_bytes += bytes;
         self.window.push_back(Held { id, item, bytes });
     }

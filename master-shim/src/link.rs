@@ -242,7 +242,7 @@ impl LinkTask {
                     .chain([Event::Beat { newest }])
                     .collect()
             }
-            LinkEvent::Down { reason } => {
+            LinkEvent::Down { reason, .. } => {
                 if self.parts.redis.fails(&reason) {
                     telemetry.link_down(&reason);
                 }

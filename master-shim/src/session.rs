@@ -50,7 +50,7 @@ pub(crate) async fn watch_replies(mut events: mpsc::Receiver<ReplyEvent>, teleme
     while let Some(event) = events.recv().await {
         match event {
             ReplyEvent::Malformed { reason } => telemetry.link_malformed("replies", &reason),
-            ReplyEvent::Down { reason } => debug!(reason, "replies are not heard"),
+            ReplyEvent::Down { reason, .. } => debug!(reason, "replies are not heard"),
             // Replies go to the requests that wait for them; what they miss shows in their errors.
             ReplyEvent::Up
             | ReplyEvent::Reply { .. }

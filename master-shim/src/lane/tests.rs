@@ -286,16 +286,15 @@ async fn full_spool_sheds_the_oldest_and_counts_it() {
 
 #[tokio::test]
 async fn record_that_is_none_is_dropped_and_counted() {
-    let rig = Rig::new(CONFIG);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("spool.db");
+    let (spool, _) = Spool::open(&path, SpoolConfig::default()).expect("opened");
     let record = NewRecord {
         class: Class::Return,
         body: Bytes::from_static(b"nonsense"),
     };
-    rig.spool
-        .append(LANE, vec![record], 1)
-        .await
-        .expect("written");
-    let directory = rig.end().await;
+    spool.append(LANE, vec![record], 1).await.expect("written");
+    drop(spool);
     let rig = Rig::open(directory, CONFIG, SpoolConfig::default());
     rig.until("it is counted", |rig| {
         rig.counts.undecodable.load(Ordering::SeqCst) == 1
