@@ -8,7 +8,8 @@
 //!   stall: beats are taken by the time of their arrival, and a burst is one slot of many.
 //! - The age comes out too small by the transit of the fastest beat, never too large by more than
 //!   drift, for a clock that has been heard.
-//! - A clock never heard is judged by its bridge's other clocks, else by that known clock which
+//! - A clock never heard is waited for: its bridge beats twice a second. If it does not (it is dead,
+//!   or was started again), its publications are judged by its bridge's other clocks, else by that known clock which
 //!   makes the publication oldest: a late surprise is worse than an expired job that is named.
 
 use std::collections::VecDeque;
@@ -17,6 +18,8 @@ use std::collections::VecDeque;
 const CLOCKS_MAX: usize = 16;
 /// Beats that arrive within this time count as one.
 const SLOT_MS: u64 = 2_000;
+/// How long to wait for the first beat of a clock that stamped a publication.
+const PATIENCE_MS: u64 = 3_000;
 /// Slots remembered per clock. With beats twice a second that is half a minute; a stall adds none.
 const SLOTS_MAX: usize = 16;
 
@@ -25,6 +28,8 @@ const SLOTS_MAX: usize = 16;
 pub struct Clocks {
     /// The clock heard last is at the end.
     known: Vec<Known>,
+    /// Clocks never heard, and when they were first asked about.
+    awaited: Vec<(Box<str>, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,9 +77,17 @@ impl Clocks {
     }
 
     /// The age of what `clock` stamped with `received_at_ms`, at `now_ms` of our own clock. `None`
-    /// before the first beat of all: then nothing can be said.
+    /// before the first beat of all, and for a while for a clock never heard: ask again.
     #[must_use]
-    pub fn age_ms(&self, clock: Option<&str>, received_at_ms: u64, now_ms: u64) -> Option<u64> {
+    pub fn age_ms(
+        &mut self,
+        clock: Option<&str>,
+        received_at_ms: u64,
+        now_ms: u64,
+    ) -> Option<u64> {
+        if clock.is_some_and(|clock| self.is_awaited(clock, now_ms)) {
+            return None;
+        }
         let difference = self.difference(clock)?;
         let age = signed(now_ms)
             .saturating_sub(signed(received_at_ms))
@@ -95,6 +108,21 @@ impl Clocks {
     pub fn restore(&mut self, clock: &str, difference_ms: i64, now_ms: u64) {
         let sent_at_ms = signed(now_ms).saturating_sub(difference_ms);
         self.note(clock, u64::try_from(sent_at_ms).unwrap_or(0), now_ms);
+    }
+
+    /// Whether a beat of this clock may still come.
+    fn is_awaited(&mut self, clock: &str, now_ms: u64) -> bool {
+        if self.known.iter().any(|known| &*known.name == clock) {
+            return false;
+        }
+        if let Some((_, since)) = self.awaited.iter().find(|(name, _)| &**name == clock) {
+            return now_ms < since.saturating_add(PATIENCE_MS);
+        }
+        if self.awaited.len() >= CLOCKS_MAX {
+            self.awaited.remove(0);
+        }
+        self.awaited.push((clock.into(), now_ms));
+        true
     }
 
     fn difference(&self, clock: Option<&str>) -> Option<i64> {
@@ -128,6 +156,7 @@ mod tests {
     #[test]
     fn nothing_is_said_before_the_first_beat() {
         assert_eq!(Clocks::default().age_ms(Some("a/1"), 5, 10), None);
+        assert_eq!(Clocks::default().age_ms(Some("a/1"), 5, 10_000), None);
         assert_eq!(Clocks::default().age_ms(None, 5, 10), None);
     }
 
@@ -175,10 +204,17 @@ mod tests {
         clocks.note("a/1", 5_000, 1_000);
         clocks.note("b/1", 1_000, 1_000);
         clocks.note("b/2", 2_000, 1_000);
-        assert_eq!(clocks.age_ms(Some("b/3"), 2_000, 1_010), Some(10), "b/2");
-        for unknown in [Some("c/1"), None] {
-            assert_eq!(clocks.age_ms(unknown, 2_000, 1_010), Some(3_010), "a/1");
+        for unknown in ["b/3", "c/1"] {
+            assert_eq!(clocks.age_ms(Some(unknown), 2_000, 1_000), None, "awaited");
+            assert_eq!(clocks.age_ms(Some(unknown), 2_000, 3_999), None, "awaited");
         }
+        assert_eq!(clocks.age_ms(Some("b/3"), 2_000, 4_010), Some(3_010), "b/2");
+        for unknown in [Some("c/1"), None] {
+            assert_eq!(clocks.age_ms(unknown, 2_000, 4_010), Some(6_010), "a/1");
+        }
+        // Now it is heard.
+        clocks.note("c/1", 4_000, 4_000);
+        assert_eq!(clocks.age_ms(Some("c/1"), 2_000, 4_010), Some(2_010));
     }
 
     #[test]
@@ -192,7 +228,7 @@ mod tests {
         }
         assert_eq!(clocks.known.len(), CLOCKS_MAX);
         assert_eq!(clocks.age_ms(Some("a/1"), 0, MINUTE), Some(0), "kept");
-        assert_eq!(clocks.age_ms(Some("b/1"), 0, MINUTE), Some(MINUTE), "gone");
+        assert_eq!(clocks.age_ms(Some("b/1"), 0, MINUTE), None, "gone");
     }
 
     #[test]
