@@ -333,6 +333,7 @@ impl World {
                 if !self.servers[old].up {
                     self.servers[old].up = true;
                     self.life(Node::Redis(old)).up = true;
+                    self.book.split_brain(self.now);
                     self.redis_dies(self.primary);
                     self.primary = old;
                     self.redis_starts(1 - old);

@@ -57,6 +57,7 @@ struct Files {
     clocks: Option<(u32, Vec<(Box<str>, i64)>)>,
     /// The boot of the last start: another one means that commits may be gone.
     boot: Option<u32>,
+    records_lost: bool,
 }
 
 /// One shim: its disk, and its process while it runs.
@@ -122,8 +123,10 @@ pub(crate) struct Process {
     view: usize,
     records: BTreeMap<u32, Record>,
     cursor: Option<EntryId>,
-    /// The job records may not tell everything: first start, or a power cut.
-    unsure: bool,
+    /// This site has no job records yet.
+    first_start: bool,
+    /// A power cut may have taken the latest job records: for as long as they would have been kept.
+    records_lost: bool,
     pub(crate) down: Option<Down>,
     pub(crate) up: Up,
     serials: Serials<u32>,
@@ -178,7 +181,8 @@ impl World {
                 JobOp::Fence(fence) => own_fence = *fence,
             }
         }
-        let unsure = this.files.boot != Some(boot);
+        let first_start = this.files.boot.is_none();
+        this.files.records_lost |= this.files.boot.is_some_and(|last| last != boot);
         this.files.boot = Some(boot);
         // A shim without a past cannot tell whether it is alone.
         let in_company = this.files.in_company.unwrap_or(this.tells_company);
@@ -195,7 +199,8 @@ impl World {
             view,
             records,
             cursor,
-            unsure,
+            first_start,
+            records_lost: this.files.records_lost,
             down: None,
             up,
             serials: Serials::default(),

@@ -403,16 +403,17 @@ impl World {
             self.book.position(site, before, after, self.now);
         }
         let effects = std::mem::take(&mut self.servers[server].effects);
-        for effect in effects {
+        for effect in &effects {
             self.book
-                .written(&effect, &self.servers[server].data, self.now);
-            self.replicate(server, effect);
+                .written(effect, &self.servers[server].data, self.now);
+            self.push(server, effect);
         }
+        self.replicate(server, effects);
         self.send(Node::Redis(server), from, Message::FromRedis { op, answer });
     }
 
-    fn replicate(&mut self, server: usize, effect: Effect) {
-        self.push(server, &effect);
+    /// A command reaches the replica as a whole: a script is replicated as a transaction.
+    fn replicate(&mut self, server: usize, effects: Vec<Effect>) {
         let replica = 1 - server;
         if server != self.primary || !self.servers[replica].up {
             return;
@@ -421,14 +422,16 @@ impl World {
         let at = (self.now + lag).max(self.servers[replica].last_apply_at);
         self.servers[replica].last_apply_at = at;
         let generation = self.servers[replica].generation;
-        self.after(
-            at - self.now,
-            Event::Apply {
-                server: replica,
-                generation,
-                effect,
-            },
-        );
+        for effect in effects {
+            self.after(
+                at - self.now,
+                Event::Apply {
+                    server: replica,
+                    generation,
+                    effect,
+                },
+            );
+        }
     }
 
     fn push(&mut self, server: usize, effect: &Effect) {

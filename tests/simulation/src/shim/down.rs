@@ -56,7 +56,7 @@ pub(crate) struct Down {
     pub(super) sequencer: Sequencer,
     due: VecDeque<Due>,
     current: Option<Current>,
-    /// The job cache is asked about everything until the stream's end is reached once.
+    /// A first start: the job cache is asked about everything until the stream's end is reached.
     careful: bool,
 }
 
@@ -143,8 +143,7 @@ impl World {
             .filter(|(by, _)| *by > process.own_fence)
             .map(|(_, id)| id);
         let cursor = process.cursor.max(others).unwrap_or(EntryId::ZERO);
-        let careful = process.unsure || others.is_some() || process.lease.in_company();
-        process.unsure = false;
+        let careful = process.first_start;
         process.own_fence = fence;
         this.jobs.commit(JobOp::Fence(fence), now);
         process.down = Some(Down {
@@ -177,6 +176,7 @@ impl World {
                     && process.subscribed
                 {
                     down.careful = false;
+                    process.first_start = false;
                 }
                 return false;
             };
@@ -227,7 +227,8 @@ impl World {
         let Some(down) = &mut process.down else {
             return false;
         };
-        let careful = down.careful;
+        // Others publish here, too; or records of ours are gone.
+        let careful = down.careful || process.records_lost || process.lease.in_company();
         let Some(current) = &mut down.current else {
             return false;
         };
@@ -315,15 +316,16 @@ impl World {
     }
 
     /// The age of the publication at hand.
-    fn age(&self, shim: usize) -> Option<u64> {
+    fn age(&mut self, shim: usize) -> Option<u64> {
         if self.is(Mutation::NoExpiry) {
             return Some(0);
         }
         let clock = self.shim_clock(shim);
-        let process = self.shims[shim].process.as_ref()?;
+        let uncorrected = self.is(Mutation::NoClockCorrection);
+        let process = self.shims[shim].process.as_mut()?;
         let publication = &process.down.as_ref()?.current.as_ref()?.publication;
         let received_at_ms = publication.received_at_ms;
-        if self.is(Mutation::NoClockCorrection) {
+        if uncorrected {
             return Some(clock.saturating_sub(received_at_ms));
         }
         let name = publication.clock.as_deref();

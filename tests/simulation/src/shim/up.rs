@@ -85,7 +85,12 @@ impl World {
         let Some(process) = &mut self.shims[shim].process else {
             return;
         };
-        if clock < process.up.other_holds_until {
+        // Only its own shim hears a lower master: what was published here goes up from here.
+        let ours = match item {
+            Item::Return(job, _) => process.records.contains_key(&job),
+            Item::Event(_) => false,
+        };
+        if clock < process.up.other_holds_until && !ours {
             process.up.ring.push_back((clock, item));
             if process.up.ring.len() > RING_MAX {
                 process.up.ring.pop_front();
@@ -142,12 +147,6 @@ impl World {
         for (id, item) in done.into_values().flatten() {
             process.up.spool.insert(id, item);
             self.trace.note(now, Note::Spooled { shim, item });
-            // Only now it counts as held; before it is sent, so that it cannot leave unknown.
-            if let Item::Return(job, minion) = item {
-                let record = process.records.entry(job).or_default();
-                record.returned.insert(minion);
-                this.jobs.commit(JobOp::Returned(job, minion), now);
-            }
         }
         self.shed(shim);
     }
@@ -301,6 +300,14 @@ impl World {
                 self.trace.note(now, Note::SignedIn { shim, key });
             }
             return;
+        }
+        // The mark comes first: what is in the spool without need is only sent again.
+        for item in &under_way.items {
+            if let Item::Return(job, minion) = *item {
+                let record = process.records.entry(job).or_default();
+                record.returned.insert(minion);
+                this.jobs.commit(JobOp::Returned(job, minion), now);
+            }
         }
         for id in &under_way.ids {
             process.up.spool.remove(id);
