@@ -3,16 +3,18 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test check bench faults
 
 # Salt version of the demo: 3006, 3007 or 3008.
 SALT ?= 3008
+# More arguments for faults, such as `ARGS="--case half-open --relay syndic --json"`.
+ARGS ?=
 # KEEP=1 leaves the demo up until Ctrl-C.
 KEEP ?=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  settings: SALT=3006|3007|3008 (demo), KEEP=1 (demo stays up until Ctrl-C)"
+	@echo "  settings: SALT=3006|3007|3008 (demo, faults), KEEP=1 (demo stays up until Ctrl-C), ARGS=... (faults)"
 
 setup: ## install what is missing: redis-server, Salt in .venv/, cargo-nextest, cargo-deny
 	@scripts/setup
@@ -37,3 +39,8 @@ bench: ## latency and throughput beside the site's own master, salt-syndic and r
 	@target/release/latency --salt 3008
 	@target/release/latency --salt 3006
 	@target/release/throughput
+
+faults: ## what each fault costs, through Saltway and through salt-syndic (an hour; ARGS="--list", "--case NAME", "--relay saltway|syndic", "--json")
+	@scripts/setup system $(SALT)
+	@cargo build --workspace --bins
+	@target/debug/faults --salt $(SALT) $(ARGS)
