@@ -43,6 +43,9 @@ const CHECKPOINT_PAGES_MAX: i32 = 4_000;
 /// A file that holds no record gives its room back from this size on, when it is opened.
 const EMPTY_BYTES_MAX: u64 = 16 << 20;
 
+/// Everything around the record holds: told last.
+const BAD_RECORD: &str = "a record's checksum does not hold";
+
 /// What a store keeps in memory of its file.
 pub(crate) trait State: Send + 'static {
     /// Forgets everything: the records are about to be told.
@@ -96,7 +99,8 @@ pub(crate) fn open<S: State>(path: &Path, state: &mut S) -> Result<(Db, Opened),
     };
     let (set_aside, opened) = match opened {
         Err(Trouble::Damaged(reason)) => {
-            let set_aside = salvage::set_aside(path, reason)?;
+            let is_tree_whole = reason == BAD_RECORD;
+            let set_aside = salvage::set_aside(path, reason, is_tree_whole)?;
             (Some(set_aside), Db::open(path, state))
         }
         opened => (None, opened),
@@ -226,6 +230,10 @@ impl Db {
                 "the file's version is {version}, we know {VERSION}"
             )));
         }
+        // Its head says that only a newer SQLite may write to it; we could make it, so that it is not the system's doing.
+        if self.connection.is_readonly("main").map_err(failed)? {
+            return Err(Trouble::Damaged("SQLite would only read it".into()));
+        }
         let check: String = self
             .connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -243,7 +251,7 @@ impl Db {
         while let Some(row) = rows.next().map_err(failed)? {
             let record = Stored::of(row).map_err(failed)?;
             let Some(record) = record else {
-                return Err(Trouble::Damaged("a record's checksum does not hold".into()));
+                return Err(Trouble::Damaged(BAD_RECORD.into()));
             };
             state.record(record.key, record.at_ms, record.body);
             records += 1;

@@ -84,7 +84,10 @@ pub(crate) fn kind(err: &rusqlite::Error) -> Kind {
     match err {
         rusqlite::Error::SqliteFailure(ffi::Error { code, .. }, _) => match code {
             ErrorCode::DiskFull => Kind::Full,
-            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Kind::Damaged,
+            // Unknown: our statements are right, so that it is the file which says that there is no such table.
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown => {
+                Kind::Damaged
+            }
             _ => Kind::Other,
         },
         // A value of another type than we wrote.

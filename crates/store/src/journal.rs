@@ -4,9 +4,11 @@
 //! decides what is to be appended and what is to go is `relay_core::backlog`; the journal only keeps.
 //!
 //! - Sequence numbers are consecutive and never given twice, also over restarts.
+//! - Each frame knows the clock that stamped it: that of the process which wrote it.
 //! - How far Redis has the frames survives a restart. When it is lost all are appended again, which Redis notices.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -32,6 +34,9 @@ const MARK: Key = Key {
     number: 1,
 };
 
+/// The clocks: each record's number is the first sequence number that it stamped.
+const CLOCKS: u16 = 2;
+
 /// Frames forgotten in one transaction, so that an append does not wait long.
 const FORGET_STEP: usize = 2_000;
 
@@ -53,6 +58,8 @@ pub struct JournalFrame {
     pub seq: u64,
     /// When the bridge received it.
     pub received_at_ms: u64,
+    /// The clock that says so; empty where nobody knows.
+    pub clock: Arc<str>,
     /// Its bytes.
     pub frame: Bytes,
 }
@@ -87,13 +94,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal at `path`; reads all of it once.
+    /// Opens the journal at `path`; reads all of it once. What is appended from now on is stamped by `clock`.
     ///
     /// # Errors
     /// When the file cannot be opened or made. A damaged one is no error: see [`Opened::set_aside`].
-    pub fn open(path: &Path) -> Result<(Self, JournalOpened), StoreError> {
+    pub fn open(path: &Path, clock: &str) -> Result<(Self, JournalOpened), StoreError> {
         let state = Arc::new(Mutex::new(JournalState::default()));
         let mut contents = Contents {
+            clock: clock.into(),
+            knows_clock: false,
+            clocks: BTreeMap::new(),
             draft: Tally::default(),
             held: Tally::default(),
             found: Some(Vec::new()),
@@ -118,6 +128,7 @@ impl Journal {
         let bytes = frames.iter().map(|(_, frame)| frame.len()).sum();
         let append = move |contents: &mut Contents, db: &Connection| {
             let first = contents.draft.newest + 1;
+            contents.write_clock(db)?;
             for (received_at_ms, frame) in &frames {
                 let key = Key::new(FRAMES, contents.draft.newest + 1);
                 db::put(db, key, *received_at_ms, frame)?;
@@ -199,6 +210,11 @@ impl Tally {
 
 /// What the thread knows of the file.
 struct Contents {
+    clock: Arc<str>,
+    /// The file knows our clock. Where a rollback took it back it is written once more than necessary.
+    knows_clock: bool,
+    /// The clocks by the first sequence number that they stamped.
+    clocks: BTreeMap<u64, Arc<str>>,
     /// With what the transaction at hand does.
     draft: Tally,
     /// What the file holds.
@@ -211,6 +227,8 @@ struct Contents {
 impl State for Contents {
     fn clear(&mut self) {
         self.found.iter_mut().for_each(Vec::clear);
+        self.clocks.clear();
+        self.knows_clock = false;
         self.draft = Tally {
             state: JournalState {
                 damaged: self.held.state.damaged,
@@ -231,6 +249,9 @@ impl State for Contents {
                 received_at_ms: at_ms,
             };
             self.found.iter_mut().for_each(|found| found.push(index));
+        } else if key.track == CLOCKS {
+            let clock = String::from_utf8_lossy(body).into();
+            self.clocks.insert(key.number, clock);
         } else if let Some(through) = body.first_chunk() {
             self.draft.appended_through = u64::from_le_bytes(*through);
             self.draft.newest = self.draft.newest.max(self.draft.appended_through);
@@ -244,10 +265,41 @@ impl State for Contents {
 
     fn rolled_back(&mut self) {
         self.draft.clone_from(&self.held);
+        self.knows_clock = false;
     }
 }
 
 impl Contents {
+    fn write_clock(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if !self.knows_clock {
+            let key = Key::new(CLOCKS, self.draft.newest + 1);
+            db::put(db, key, 0, self.clock.as_bytes())?;
+            self.clocks.insert(key.number, Arc::clone(&self.clock));
+            self.knows_clock = true;
+        }
+        Ok(())
+    }
+
+    fn clock_of(&self, seq: u64) -> Arc<str> {
+        let newest = self.clocks.range(..=seq).next_back();
+        newest.map_or_else(|| "".into(), |(_, clock)| Arc::clone(clock))
+    }
+
+    /// Forgets the clocks that stamped nothing which is left, all of it lying at or behind `oldest`.
+    fn forget_clocks(&mut self, db: &Connection, oldest: u64) -> rusqlite::Result<()> {
+        while let Some(first) = self.clocks.keys().next().copied()
+            && self
+                .clocks
+                .keys()
+                .nth(1)
+                .is_some_and(|next| *next <= oldest)
+        {
+            db::remove(db, Key::new(CLOCKS, first))?;
+            self.clocks.remove(&first);
+        }
+        Ok(())
+    }
+
     fn read(
         &mut self,
         db: &Connection,
@@ -266,6 +318,7 @@ impl Contents {
                 Some(found) if found.holds => frames.push(JournalFrame {
                     seq,
                     received_at_ms: found.at_ms,
+                    clock: self.clock_of(seq),
                     frame: found.body.into(),
                 }),
                 Some(_) => {
@@ -289,6 +342,8 @@ impl Contents {
                 .take_while(|listed| listed.key.number <= through)
         };
         due().try_for_each(|listed| self.remove(db, listed.key))?;
+        let kept = listed.iter().find(|listed| listed.key.number > through);
+        self.forget_clocks(db, kept.map_or(0, |listed| listed.key.number))?;
         Ok(is_whole_step && due().count() == FORGET_STEP)
     }
 

@@ -40,8 +40,12 @@ pub(crate) fn finish(path: &Path) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// Sets the file at `path` aside because of `reason`.
-pub(crate) fn set_aside(path: &Path, reason: String) -> Result<SetAside, StoreError> {
+/// Sets the file at `path` aside because of `reason`. `is_tree_whole`: nothing but records is damaged.
+pub(crate) fn set_aside(
+    path: &Path,
+    reason: String,
+    is_tree_whole: bool,
+) -> Result<SetAside, StoreError> {
     let failed = |source: &io::Error| {
         if error::is_full(source) {
             return StoreError::Full { path: path.into() };
@@ -52,7 +56,7 @@ pub(crate) fn set_aside(path: &Path, reason: String) -> Result<SetAside, StoreEr
         }
     };
     let new = with_suffix(path, ".salvaged");
-    let (salvaged, lost) = carry_over(path, &new).map_err(|err| match err {
+    let (salvaged, lost) = carry_over(path, &new, is_tree_whole).map_err(|err| match err {
         Failure::Io(err) => failed(&err),
         Failure::Sqlite(err) if error::kind(&err) == Kind::Full => {
             StoreError::Full { path: path.into() }
@@ -105,12 +109,15 @@ impl From<rusqlite::Error> for Failure {
 }
 
 /// Writes the readable records of `from` to the new file `to`; how many they are, and how many are lost.
-fn carry_over(from: &Path, to: &Path) -> Result<(u64, Option<u64>), Failure> {
+///
+/// Where the tree may be broken every page is looked at, and how much is lost nobody can tell: a branch may be missing
+/// without a trace.
+fn carry_over(from: &Path, to: &Path, is_tree_whole: bool) -> Result<(u64, Option<u64>), Failure> {
     let log_path = with_suffix(from, "-wal");
     let log = wal::inspect(&log_path)?;
     let pages = Pages::open(from, &log_path, log.pages)?;
     let (leaves, is_intact) = pages.leaves();
-    let is_intact = is_intact && !log.is_incomplete;
+    let is_intact = is_intact && is_tree_whole;
     db::create(to)?;
     let connection = Connection::open(to)?;
     // No journal: a half-written new file is thrown away.

@@ -36,8 +36,6 @@ pub(crate) struct Log {
     pub(crate) verdict: Verdict,
     /// Where the newest committed content of a page begins in the file.
     pub(crate) pages: HashMap<u32, u64>,
-    /// The newest content of some page is damaged.
-    pub(crate) is_incomplete: bool,
 }
 
 impl Log {
@@ -45,7 +43,6 @@ impl Log {
         Self {
             verdict,
             pages: HashMap::new(),
-            is_incomplete: false,
         }
     }
 }
@@ -65,7 +62,9 @@ pub(crate) fn inspect(path: &Path) -> io::Result<Log> {
     }
     let mut scan = Scan::new(&header);
     let mut frame = vec![0; FRAME_BYTES];
-    while fill(&mut reader, &mut frame)? && scan.frame(&frame) {}
+    while fill(&mut reader, &mut frame)? {
+        scan.frame(&frame);
+    }
     Ok(scan.finish())
 }
 
@@ -88,9 +87,10 @@ struct Scan {
     /// Every frame so far follows from the one before.
     unbroken: bool,
     offset: u64,
-    /// Content of pages since the last commit: page, offset, or none where it is damaged.
-    pending: Vec<(u32, Option<u64>)>,
-    committed: HashMap<u32, Option<u64>>,
+    /// Where good content of pages since the last commit is.
+    pending: Vec<(u32, u64)>,
+    /// The same before the last commit. Where the newest content of a page is damaged an older one stands.
+    committed: HashMap<u32, u64>,
     verdict: Verdict,
 }
 
@@ -115,14 +115,11 @@ impl Scan {
         }
     }
 
-    /// Takes the next frame; false when it is of an earlier round, and so all that follow.
-    fn frame(&mut self, frame: &[u8]) -> bool {
+    fn frame(&mut self, frame: &[u8]) {
+        let offset = self.offset;
+        self.offset += FRAME_BYTES as u64;
         let salts = [word(frame, 8), word(frame, 12)];
         let own = *self.salts.get_or_insert(salts);
-        // Both differ in an earlier round; damage changes one.
-        if salts[0] != own[0] && salts[1] != own[1] {
-            return false;
-        }
         let sum = |seed| {
             let sum = checksum(self.big_endian, seed, &frame[..8]);
             checksum(self.big_endian, sum, &frame[FRAME_HEADER_BYTES..])
@@ -133,46 +130,38 @@ impl Scan {
         self.unbroken &= holds && computed[0] == written;
         self.seeds = [written, if holds { written } else { computed[0] }];
 
-        let page = word(frame, 0);
-        let content = holds.then_some(self.offset + FRAME_HEADER_BYTES as u64);
-        self.pending.push((page, content));
-        self.offset += FRAME_BYTES as u64;
-        if !holds {
-            // Unless a commit follows, the end of the log is torn.
-            self.verdict = self.verdict.max(Verdict::TornEnd);
+        // Both differ in an earlier round; a flipped bit changes one, a torn sector both.
+        if salts[0] != own[0] && salts[1] != own[1] {
+            return;
         }
-        if holds && word(frame, 4) != 0 {
+        if !holds {
+            if self.verdict == Verdict::Whole {
+                // Unless a commit follows, the end of the log is torn.
+                self.verdict = Verdict::TornEnd;
+            }
+            return;
+        }
+        let content = offset + FRAME_HEADER_BYTES as u64;
+        self.pending.push((word(frame, 0), content));
+        if word(frame, 4) != 0 {
             if !self.unbroken {
                 self.verdict = Verdict::Damaged;
             }
             self.committed.extend(self.pending.drain(..));
         }
-        true
     }
 
     fn finish(self) -> Log {
-        let is_empty = self.committed.is_empty() && self.pending.is_empty();
-        let headless = !self.header_holds && !is_empty;
-        let damaged = headless || self.verdict == Verdict::Damaged;
-        let is_incomplete = damaged && self.committed.values().any(Option::is_none);
-        let pages = self.committed.into_iter();
+        let headless = !self.header_holds && self.salts.is_some();
+        let verdict = if headless {
+            Verdict::Damaged
+        } else {
+            self.verdict
+        };
         Log {
-            verdict: if damaged {
-                Verdict::Damaged
-            } else {
-                self.verdict
-            },
-            pages: pages
-                .filter_map(|(page, offset)| Some((page, offset?)))
-                .collect(),
-            is_incomplete,
+            verdict,
+            pages: self.committed,
         }
-    }
-}
-
-impl Verdict {
-    fn max(self, other: Self) -> Self {
-        if self == Self::Whole { other } else { self }
     }
 }
 
