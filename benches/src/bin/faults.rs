@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use real_tests::faults::{Case, Outcome, Stand, json_line, markdown, parse_line, run_case};
-use testkit::{Relay, SaltVersion, interrupt_flag};
+use testkit::{Relay, SaltVersion, interrupt_flag, interrupted};
 
 /// Breaks links and processes of a relay between real Salt masters, and prints what was lost as a Markdown table.
 #[derive(Debug, Parser)]
@@ -95,12 +95,18 @@ fn faults(arguments: &Arguments) -> Result<()> {
         some => some,
     };
     let mut outcomes = Vec::new();
+    let mut failed = Vec::new();
     for relay in relays {
-        series(arguments, relay, cases, &mut outcomes)?;
+        series(arguments, relay, cases, &mut outcomes, &mut failed)?;
     }
     if !arguments.json {
         show(&markdown(&outcomes));
     }
+    ensure!(
+        failed.is_empty(),
+        "these could not be run: {}",
+        failed.join(" ")
+    );
     Ok(())
 }
 
@@ -110,20 +116,21 @@ fn series(
     relay: Relay,
     cases: &[Case],
     outcomes: &mut Vec<Outcome>,
+    failed: &mut Vec<String>,
 ) -> Result<()> {
     let mut stand: Option<Stand> = None;
     for case in cases.iter().filter(|case| case.applies_to(relay)) {
-        let mut ready = match stand.take().filter(|stand| stand.kind() == case.kind()) {
-            Some(ready) => ready,
-            None => Stand::start(case.kind(), relay, arguments.salt, |line| {
-                eprintln!("[faults] {line}");
-            })
-            .with_context(|| format!("nothing to run {case} on"))?,
+        let usable = stand.take().filter(|stand| stand.kind() == case.kind());
+        let (used, outcome) = match one(arguments, relay, *case, usable) {
+            Ok(done) => done,
+            Err(error) if interrupted() => return Err(error),
+            Err(error) => {
+                eprintln!("[faults] {relay:?}: {case} could not be run: {error:#}");
+                failed.push(format!("{relay:?}/{case}"));
+                continue;
+            }
         };
-        eprintln!("[faults] {relay:?}: {case} ...");
-        let outcome = run_case(&mut ready, *case)
-            .with_context(|| format!("{case} in {}", ready.directory().display()))?;
-        tell(&outcome, &ready.directory());
+        tell(&outcome, &used.directory());
         if arguments.json {
             show(&json_line(&outcome));
         }
@@ -135,11 +142,29 @@ fn series(
             writeln!(file, "{}", json_line(&outcome))?;
         }
         if outcome.healthy.is_some() && outcome.recorded == outcome.wanted {
-            stand = Some(ready);
+            stand = Some(used);
         }
         outcomes.push(outcome);
     }
     Ok(())
+}
+
+fn one(
+    arguments: &Arguments,
+    relay: Relay,
+    case: Case,
+    usable: Option<Stand>,
+) -> Result<(Stand, Outcome)> {
+    let mut stand = match usable {
+        Some(stand) => stand,
+        None => Stand::start(case.kind(), relay, arguments.salt, |line| {
+            eprintln!("[faults] {line}");
+        })?,
+    };
+    eprintln!("[faults] {relay:?}: {case} ...");
+    let outcome = run_case(&mut stand, case)
+        .with_context(|| format!("see {}", stand.directory().display()))?;
+    Ok((stand, outcome))
 }
 
 fn tell(outcome: &Outcome, directory: &Path) {

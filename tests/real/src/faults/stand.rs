@@ -18,7 +18,7 @@ const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/salt_modules"
 /// `(site, minions)`; the first is hit, the second is the control.
 const SITES: [(&str, [&str; 2]); 2] = [("site1", ["a1", "a2"]), ("site2", ["b1", "b2"])];
 /// What the small file system holds: some times what a shim writes in a minute, and filled in an instant.
-const SMALL_DISK: &str = "size=16m";
+const SMALL_DISK: &str = "size=16m,mode=0700";
 const SHORT_TTL: Duration = Duration::from_secs(10);
 /// `job_ttl`, unless it is set.
 const TTL: Duration = Duration::from_secs(300);
