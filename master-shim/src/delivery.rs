@@ -14,7 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::{CancellationToken, steady_millis};
+use daemon_kit::CancellationToken;
 use relay_core::{
     entry::{EntryId, Publication as Entry},
     intake::{self, AtMaster, Remembered, Verdict},
@@ -29,8 +29,9 @@ use salt_wire::{
 use tokio::sync::mpsc;
 
 use self::{
+    latest::Latest,
     opener::{Opener, Unusable},
-    publisher::Outcome,
+    publisher::{Outcome, Permit},
     records::{Part, Records},
 };
 use crate::{
@@ -47,6 +48,7 @@ use crate::{
 
 pub(crate) use self::publisher::Publisher;
 
+mod latest;
 mod opener;
 mod publisher;
 pub(crate) mod records;
@@ -57,6 +59,12 @@ const BATCH_MAX: usize = 64;
 
 /// How often a gap in the MoM's serials is looked at that may still close.
 const GAP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the lower master may take for a publication to single minions after its restart.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Job records looked at for what a lower master took before it died, and came back within.
+const LATEST_WITHIN_MS: u64 = 60 * 60 * 1000;
 
 /// How long the publish under way may take at the end. After that the job cache tells whether it was carried out.
 const LAST_PUBLISH_MAX: Duration = Duration::from_secs(2);
@@ -102,6 +110,7 @@ pub(crate) struct DeliveryTask {
     cursor: Cursor,
     opener: Opener,
     records: Records,
+    latest: Latest,
 }
 
 /// A publication that has been opened and is to be published.
@@ -125,12 +134,14 @@ impl DeliveryTask {
             cursor,
             opener,
             records,
+            latest: Latest::default(),
         }
     }
 
     /// Runs until `shutdown`; a publication that waits then for the lower master or the MoM stays for the next start.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut restarts = self.parts.publisher.master.restarts();
         loop {
             batch.clear();
             let awaits_late_ones = self.opener.awaits_late_ones();
@@ -138,6 +149,13 @@ impl DeliveryTask {
                 biased;
                 () = shutdown.cancelled() => 0,
                 received = self.parts.due.recv_many(&mut batch, BATCH_MAX) => received,
+                Ok(()) = restarts.changed() => {
+                    let died_at = *restarts.borrow_and_update();
+                    if let Some(died_at) = died_at {
+                        self.publish_latest_again(died_at, &shutdown).await;
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep(GAP_INTERVAL), if awaits_late_ones => {
                     self.opener.count_lost();
                     continue;
@@ -209,8 +227,7 @@ impl DeliveryTask {
             if shutdown.is_cancelled() {
                 return false;
             }
-            self.parts.tenure.permitted(fence).await;
-            self.publish(&job).await;
+            self.publish(&job, fence).await;
             self.parts.tenure.done(job.entry.entry_id);
         }
         true
@@ -218,19 +235,19 @@ impl DeliveryTask {
 
     /// Opens what this site does not have yet and decides about each.
     async fn open_all(&mut self, batch: Vec<Due>) -> Vec<Job> {
-        let mut entries: Vec<(Entry, bool)> = Vec::with_capacity(batch.len());
+        let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
         for due in batch {
             match due.what {
-                What::Publication(entry) => entries.push((entry, due.asks_master)),
+                What::Publication(entry) => entries.push(entry),
                 What::PassOver(entry_id) => self.opener.passed(entry_id),
             }
         }
         let seen = self
             .records
-            .seen(entries.iter().map(|(entry, _)| entry.frame.as_ref()))
+            .seen(entries.iter().map(|entry| entry.frame.as_ref()))
             .await;
-        let mut jobs: Vec<(Job, bool)> = Vec::new();
-        for ((entry, asks_master), seen) in entries.into_iter().zip(seen) {
+        let mut jobs: Vec<Job> = Vec::new();
+        for (entry, seen) in entries.into_iter().zip(seen) {
             if seen {
                 self.opener.passed(entry.entry_id);
                 self.parts.telemetry.duplicate_frame(entry.entry_id);
@@ -240,17 +257,17 @@ impl DeliveryTask {
                 .telemetry
                 .publication_received(entry.entry_id, self.age(&entry));
             if let Some(job) = self.open(entry).await {
-                jobs.push((job, asks_master));
+                jobs.push(job);
             }
         }
         let remembered = self
             .records
-            .remembered(jobs.iter().map(|(job, _)| &job.part))
+            .remembered(jobs.iter().map(|job| &job.part))
             .await;
         let mut due: Vec<Job> = Vec::with_capacity(jobs.len());
-        for ((job, asks_master), remembered) in jobs.into_iter().zip(remembered) {
+        for (job, remembered) in jobs.into_iter().zip(remembered) {
             let twice = due.iter().any(|other| other.part.is_same_job(&job.part));
-            if twice || !self.is_due(&job, remembered, asks_master).await {
+            if twice || !self.is_due(&job, remembered).await {
                 if twice {
                     self.parts.telemetry.duplicate_jid(job.load.jid());
                 }
@@ -298,20 +315,23 @@ impl DeliveryTask {
     }
 
     /// Whether the job is still to be published here; what is not is counted.
-    async fn is_due(&mut self, job: &Job, remembered: Remembered, asks_master: bool) -> bool {
+    async fn is_due(&mut self, job: &Job, remembered: Remembered) -> bool {
         let mut at_master = None;
-        if asks_master && self.parts.publisher.job_cache.is_quick() {
+        // The MoM, or another shim of this site, may have had it published without a record here.
+        if self.parts.publisher.job_cache.is_quick() {
             at_master = Some(self.at_master(job).await);
         }
         loop {
-            let age = u64::try_from(self.age(&job.entry).as_millis()).unwrap_or(u64::MAX);
-            let ttl = u64::try_from(job.ttl.as_millis()).unwrap_or(u64::MAX);
-            match intake::judge(remembered, at_master, Some(age), ttl) {
-                Verdict::Publish | Verdict::Wait => return true,
+            let age = self.parts.skew.age(&job.entry).map(millis);
+            match intake::judge(remembered, at_master, age, millis(job.ttl)) {
+                Verdict::Publish => return true,
+                Verdict::Wait => self.parts.skew.heard().await,
                 Verdict::AskMaster => at_master = Some(self.at_master(job).await),
                 Verdict::Duplicate => {
                     self.parts.telemetry.duplicate_jid(job.load.jid());
-                    if remembered == Remembered::Begun {
+                    let unrecorded =
+                        remembered == Remembered::Nothing && self.parts.tenure.is_in_company();
+                    if remembered == Remembered::Begun || unrecorded {
                         self.recover(job).await;
                     }
                     return false;
@@ -334,21 +354,28 @@ impl DeliveryTask {
         }
     }
 
-    /// The process died between the lower master's publish and the ack: the MoM learns only now whom it targeted.
+    /// The process died between the lower master's publish and the ack, or another shim did: the MoM learns only now whom
+    /// it targeted, and returns may have passed unheard.
     async fn recover(&mut self, job: &Job) {
         let minions = self.parts.publisher.job_cache.minions(job.load.jid()).await;
         self.announce(job).await;
         self.published(job, minions, Vec::new()).await;
+        self.records.flush().await;
+        self.tell(Message::Recovered).await;
     }
 
-    async fn publish(&mut self, job: &Job) {
+    async fn publish(&mut self, job: &Job, fence: u64) {
         let jid = job.load.jid();
         let left = job.ttl.saturating_sub(self.age(&job.entry));
         self.announce(job).await;
+        let permit = Permit {
+            tenure: &self.parts.tenure,
+            fence,
+        };
         let outcome = if left.is_zero() {
             Outcome::Expired
         } else {
-            self.parts.publisher.publish(&job.load, left).await
+            self.parts.publisher.publish(&job.load, left, permit).await
         };
         match outcome {
             Outcome::Published { minions, missing } => {
@@ -357,10 +384,41 @@ impl DeliveryTask {
                     minions.len(),
                     self.age(&job.entry),
                 );
+                self.latest.published(job.load.clone());
                 self.published(job, minions, missing).await;
             }
             Outcome::Expired => self.parts.telemetry.expired(jid, self.age(&job.entry)),
             Outcome::Refused => {}
+        }
+    }
+
+    /// After a restart of the lower master: what it took just before may not have reached all of its minions.
+    async fn publish_latest_again(
+        &mut self,
+        died_at: tokio::time::Instant,
+        shutdown: &CancellationToken,
+    ) {
+        let since_ms = daemon_kit::unix_millis().saturating_sub(LATEST_WITHIN_MS);
+        for load in self.latest.before(died_at) {
+            let jid = load.jid().clone();
+            let mut missing = self.records.missing(&jid, since_ms).await;
+            missing.retain(|minion| !self.parts.publisher.master.has_started(minion));
+            let Some(again) = latest::for_minions(&load, &missing).filter(|_| !missing.is_empty())
+            else {
+                continue;
+            };
+            self.parts.telemetry.published_again(&jid, &missing);
+            let Some(granted) = self.parts.tenure.current() else {
+                return;
+            };
+            let permit = Permit {
+                tenure: &self.parts.tenure,
+                fence: granted.fence,
+            };
+            tokio::select! {
+                _ = self.parts.publisher.publish(&again, AGAIN_WITHIN, permit) => {}
+                () = shutdown.cancelled() => return,
+            }
         }
     }
 
@@ -419,9 +477,14 @@ impl DeliveryTask {
         drop(self.parts.site.send(message).await);
     }
 
+    /// For what has been judged by its age, or is only measured.
     fn age(&self, entry: &Entry) -> Duration {
-        self.parts.skew.age(entry, steady_millis())
+        self.parts.skew.age(entry).unwrap_or_default()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Salt's rule (`Syndic._handle_decoded_payload`): a missing `master_id` is 0 in the job and 1 in the configuration.

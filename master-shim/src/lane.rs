@@ -44,7 +44,7 @@ pub(crate) trait Sender<T>: Send + Sync + 'static {
     /// Sends until the MoM has replied; ends early only when it is dropped.
     fn send(&self, batch: Vec<T>) -> impl Future<Output = ()> + Send;
     /// `items` are on disk.
-    fn spooled(&self, items: &[T]) -> impl Future<Output = ()> + Send;
+    fn spooled(&self, items: &[T]);
 }
 
 /// What happens on a lane, for telemetry.
@@ -267,7 +267,7 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
                 .append(on_disk.lane, records.collect(), now_ms)
                 .await;
             if result.is_ok() {
-                sender.spooled(&items).await;
+                sender.spooled(&items);
             }
             Io::Written(items, result)
         });

@@ -54,6 +54,7 @@ mod skew;
 mod spooled;
 mod telemetry;
 mod tenure;
+mod unanswered;
 mod upstream;
 
 use self::{
@@ -72,6 +73,7 @@ use self::{
     skew::Skew,
     telemetry::{LaneName, Telemetry},
     tenure::{Holder, Tenure, TenureTask},
+    unanswered::Unanswered,
     upstream::{LANE_CHANNEL, LaneObserver, Lanes, Uplink},
 };
 
@@ -174,6 +176,7 @@ struct Shim<'a> {
     minion: Arc<MinionWatch>,
     spool: Spool,
     jobs: Jobs,
+    unanswered: Unanswered,
     disk: Disk,
 }
 
@@ -202,6 +205,8 @@ impl<'a> Shim<'a> {
         let (jobs, opened) = Jobs::open(&file("jobs.db"), JobsConfig::default())
             .context("failed to open the job records in state_dir")?;
         telemetry.store_opened("jobs", &opened);
+        let lanes = config.relays.iter();
+        let lanes = lanes.map(|relay| lane_number(&relay.mom, LaneName::Returns));
         let disk = Disk::new(readiness.condition("state_dir"), telemetry.clone());
         let local = Arc::new(LocalMaster::new(local, pool));
         Ok(Self {
@@ -213,6 +218,7 @@ impl<'a> Shim<'a> {
             master: LowerMaster::new(),
             spool,
             jobs,
+            unanswered: Unanswered::new(lanes),
             disk,
             job_cache: JobCache::new(master, local),
             minion: Arc::new(MinionWatch::new(
@@ -387,6 +393,7 @@ impl<'a> Shim<'a> {
             id: self.config.id.clone(),
             session: Arc::clone(session),
             jobs: self.jobs.clone(),
+            unanswered: self.unanswered.clone(),
             disk: self.disk.clone(),
             telemetry: self.telemetry.clone(),
         };
@@ -440,6 +447,8 @@ impl<'a> Shim<'a> {
             ),
             job_cache: self.job_cache,
             jobs: self.jobs,
+            spool: self.spool,
+            unanswered: self.unanswered,
             disk: self.disk,
             master: self.master,
             company: Company::new(tenures),

@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::{CancellationToken, http::Condition, steady_millis};
+use daemon_kit::{CancellationToken, http::Condition};
 use redis_link::{LinkEvent, PageRead, RedisError, StreamReader};
 use relay_core::{
     entry::{EntryId, Publication},
@@ -43,8 +43,6 @@ pub(crate) enum Begin {
 pub(crate) struct Due {
     /// The tenure that it belongs to.
     pub(crate) fence: u64,
-    /// Whether the job records may not tell everything: it stood in the stream when this tenure began.
-    pub(crate) asks_master: bool,
     /// What is due.
     pub(crate) what: What,
 }
@@ -109,8 +107,6 @@ struct Active {
     sequencer: Sequencer,
     /// The first start of a site: what is old already is not its loss.
     catching_up_at_first: bool,
-    /// What stood in the stream at its beginning, once a heart-beat has told.
-    began_at: Option<EntryId>,
 }
 
 enum Input {
@@ -203,7 +199,6 @@ impl LinkTask {
             fence: granted.fence,
             sequencer: Sequencer::new(position, SequencerConfig::default()),
             catching_up_at_first: first,
-            began_at: None,
         });
         if self.awaits_beat {
             return Vec::new();
@@ -224,16 +219,11 @@ impl LinkTask {
                 clock,
                 ..
             } => {
-                self.parts
-                    .skew
-                    .note(clock.as_deref(), sent_at_ms, steady_millis());
+                self.parts.skew.note(clock.as_deref(), sent_at_ms);
                 telemetry.beat(sent_at_ms);
                 if self.parts.redis.holds() {
                     telemetry.link_up();
                     self.parts.tenure.link_is_back();
-                }
-                if let Some(active) = &mut self.active {
-                    active.began_at.get_or_insert(newest);
                 }
                 let first = std::mem::take(&mut self.awaits_beat);
                 let connected = first.then_some(Event::Connected);
@@ -318,20 +308,20 @@ impl LinkTask {
                 return true;
             }
         };
-        let mut due = Due {
+        let due = Due {
             fence: active.fence,
-            asks_master: true,
             what,
         };
-        due.asks_master = active
-            .began_at
-            .is_none_or(|began_at| due.entry_id() <= began_at);
         self.parts.due.send(due).await.is_ok()
     }
 
     /// Whether it was old already when this site was first started.
     fn is_old_news(&self, active: &Active, publication: &Publication) -> bool {
         active.catching_up_at_first
-            && self.parts.skew.age(publication, steady_millis()) > self.parts.job_ttl
+            && self
+                .parts
+                .skew
+                .age(publication)
+                .is_some_and(|age| age > self.parts.job_ttl)
     }
 }

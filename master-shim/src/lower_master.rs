@@ -12,7 +12,9 @@
 //! ```
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,6 +39,9 @@ const SUBSCRIBED_AFTER: Duration = Duration::from_millis(200);
 /// How often connections are counted otherwise: with 50,000 minions the file has some megabytes.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Minions whose start is remembered; above that every minion counts as started.
+const STARTED_MAX: usize = 10_000;
+
 /// How the lower master is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasterState {
@@ -52,6 +57,11 @@ pub(crate) enum MasterState {
 #[derive(Debug, Clone)]
 pub(crate) struct LowerMaster {
     state: watch::Sender<MasterState>,
+    /// When it was missed before its latest restart, once it is up again.
+    died_at: watch::Sender<Option<Instant>>,
+    missed_at: Arc<Mutex<Option<Instant>>>,
+    /// Minions that started anew since then, by their start events.
+    started: Arc<Mutex<HashSet<String>>>,
 }
 
 impl LowerMaster {
@@ -59,7 +69,29 @@ impl LowerMaster {
     pub(crate) fn new() -> Self {
         Self {
             state: watch::Sender::new(MasterState::Away),
+            died_at: watch::Sender::new(None),
+            missed_at: Arc::default(),
+            started: Arc::default(),
         }
+    }
+
+    /// Tells each restart, once the master is up again: the moment at which it was missed.
+    pub(crate) fn restarts(&self) -> watch::Receiver<Option<Instant>> {
+        self.died_at.subscribe()
+    }
+
+    /// A minion has started anew: it remembers no jids.
+    pub(crate) fn minion_started(&self, minion: &str) {
+        let mut started = lock(&self.started);
+        if started.len() < STARTED_MAX {
+            started.insert(minion.to_owned());
+        }
+    }
+
+    /// Whether the minion may have started since the master was missed.
+    pub(crate) fn has_started(&self, minion: &str) -> bool {
+        let started = lock(&self.started);
+        started.len() >= STARTED_MAX || started.contains(minion)
     }
 
     /// The event bus stands; `first` for the first time since the start of the shim.
@@ -74,7 +106,24 @@ impl LowerMaster {
 
     /// The event bus is gone.
     pub(crate) fn bus_disconnected(&self) {
-        self.state.send_replace(MasterState::Away);
+        if self.state.send_replace(MasterState::Away) != MasterState::Away {
+            *lock(&self.missed_at) = Some(Instant::now());
+            lock(&self.started).clear();
+        }
+    }
+
+    /// Its minions have connected again.
+    fn settled(&self) {
+        let up = self.state.send_if_modified(|state| {
+            let settling = *state == MasterState::Settling;
+            if settling {
+                *state = MasterState::Up;
+            }
+            settling
+        });
+        if up {
+            self.died_at.send_replace(*lock(&self.missed_at));
+        }
     }
 
     /// Waits until the master can be published on.
@@ -92,6 +141,11 @@ impl LowerMaster {
         // The sender lives as long as `self`.
         drop(state.wait_for(|state| is(*state)).await);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts the minions' connections and ends [`MasterState::Settling`].
@@ -158,13 +212,7 @@ impl MinionsTask {
         let connections = self.listener.connections();
         self.telemetry
             .minions_settled(connections, self.before, began.elapsed());
-        self.master.state.send_if_modified(|state| {
-            let settling = *state == MasterState::Settling;
-            if settling {
-                *state = MasterState::Up;
-            }
-            settling
-        });
+        self.master.settled();
     }
 }
 

@@ -20,11 +20,11 @@ use daemon_kit::{CancellationToken, chain, http::Condition, unix_millis};
 use relay_core::jobs::{Action, SiteJobs, SiteJobsConfig};
 use salt_link::{event_bus::BusEvent, queue::Receiver};
 use salt_wire::{
-    bus::Event,
+    bus::{Event, EventTag},
     ids::{Jid, MinionId},
     msgpack::Value,
 };
-use store::Jobs;
+use store::{Jobs, Spool};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -33,7 +33,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::{
-    catch_up::{CatchUp, Found as FoundReturn},
+    catch_up::{CatchUp, Fetch, Found as FoundReturn},
     company::Company,
     origins::Origin,
     probes::{Found, Probes},
@@ -46,6 +46,7 @@ use crate::{
     lower_master::LowerMaster,
     probe::Prober,
     telemetry::Telemetry,
+    unanswered::Unanswered,
     upstream::{ForwardedEvent, Lanes},
 };
 
@@ -80,6 +81,8 @@ pub(crate) enum Message {
         /// Whether the MoM expects the site's own id to answer.
         answers_for_site: bool,
     },
+    /// A job was found published already: its returns may have passed unheard.
+    Recovered,
     /// The MoM asks by `saltutil.find_job` whether the site itself runs a job.
     Asked {
         /// The job that is asked about.
@@ -107,8 +110,12 @@ pub(crate) struct SiteParts {
     pub(crate) job_cache: JobCache,
     /// What this site has published, and what is missing of it.
     pub(crate) jobs: Jobs,
+    /// What waits for a MoM's reply.
+    pub(crate) spool: Spool,
     /// Hears of failures there.
     pub(crate) disk: Disk,
+    /// What is in the spool.
+    pub(crate) unanswered: Unanswered,
     /// Told how the lower master is.
     pub(crate) master: LowerMaster,
     /// Whether this shim is the active one of its site.
@@ -224,6 +231,10 @@ impl SiteTask {
 
     /// Takes up the jobs that an earlier process has published.
     async fn restore(&mut self) {
+        self.parts
+            .unanswered
+            .load(&self.parts.spool, &self.parts.disk)
+            .await;
         for job in catch_up::open_jobs(&self.parts.jobs, &self.parts.disk).await {
             let Ok(jid) = Jid::parse(&job.jid) else {
                 continue;
@@ -278,6 +289,7 @@ impl SiteTask {
                     .published(jid.as_str(), &fun, minions, answers_for_site);
                 self.act(actions).await;
             }
+            Message::Recovered => self.fetch_missing(),
             Message::Asked { about, query } => {
                 let actions = self.jobs.asked(about.as_str(), query.as_str());
                 self.act(actions).await;
@@ -291,12 +303,7 @@ impl SiteTask {
                 self.parts.event_bus.holds();
                 let first = !std::mem::replace(&mut self.connected_before, true);
                 self.parts.master.bus_connected(first);
-                self.fetching.abort_all();
-                let (jobs, disk) = (self.parts.jobs.clone(), self.parts.disk.clone());
-                let fetch = self
-                    .catch_up
-                    .begin(jobs, disk, self.parts.job_cache.clone());
-                self.fetching.spawn(fetch);
+                self.fetch_missing();
                 self.parts.telemetry.event_bus_connected();
             }
             BusEvent::Disconnected { reason } => {
@@ -309,8 +316,24 @@ impl SiteTask {
         }
     }
 
+    /// Begins to fetch what came unheard; a fetch under way begins anew.
+    fn fetch_missing(&mut self) {
+        self.fetching.abort_all();
+        let parts = &self.parts;
+        let fetch = self.catch_up.begin(Fetch {
+            jobs: parts.jobs.clone(),
+            disk: parts.disk.clone(),
+            job_cache: parts.job_cache.clone(),
+            unanswered: parts.unanswered.clone(),
+        });
+        self.fetching.spawn(fetch);
+    }
+
     async fn event(&mut self, event: Event) {
         self.parts.job_cache.hears(&event.tag, &event.data);
+        if let EventTag::MinionStart { minion } = event.parsed_tag() {
+            self.parts.master.minion_started(minion);
+        }
         match self.parts.router.route(&event) {
             Route::Return {
                 ret,
@@ -320,7 +343,7 @@ impl SiteTask {
                 if !self.catch_up.is_new(&ret) {
                     return;
                 }
-                if upstream.is_none() && !self.parts.company.is_active() {
+                if upstream.is_none() && self.parts.company.is_standby() {
                     return self.parts.company.keep(ret);
                 }
                 self.parts.telemetry.return_seen(&ret);
@@ -330,7 +353,7 @@ impl SiteTask {
                     self.send_return(*ret, upstream).await;
                 }
             }
-            Route::Event { .. } if !self.parts.company.is_active() => {
+            Route::Event { .. } if self.parts.company.is_standby() => {
                 self.parts
                     .telemetry
                     .event_skipped(&event.tag, SkipReason::Standby);

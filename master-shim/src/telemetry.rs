@@ -89,6 +89,7 @@ struct Counters {
     lease: IntGaugeVec,
     fetched: IntCounter,
     settled: IntCounter,
+    redeliveries: IntCounter,
     send_failures: IntCounterVec,
     sign_ins: IntCounterVec,
     redis_reconnects: IntCounterVec,
@@ -198,6 +199,10 @@ impl Telemetry {
             fetched: metrics.counter(
                 "saltway_returns_fetched_total",
                 "Returns read from the lower master's job cache because its event bus was not heard when they came",
+            ),
+            redeliveries: metrics.counter(
+                "saltway_redeliveries_total",
+                "Jobs published again, to single minions that may not have got them",
             ),
             settled: metrics.counter(
                 "saltway_lower_master_restarts_total",
@@ -391,6 +396,11 @@ impl Telemetry {
 
     pub(crate) fn publish_interrupted(&self, jid: &Jid) {
         warn!(%jid, "the lower master did not answer the publish; its job cache is asked");
+    }
+
+    pub(crate) fn published_again(&self, jid: &Jid, minions: &[String]) {
+        self.0.redeliveries.inc();
+        warn!(%jid, ?minions, "the lower master took this job just before it died; published again to who has not returned");
     }
 
     pub(crate) fn minions_settled(&self, connections: usize, before: usize, took: Duration) {
@@ -615,13 +625,8 @@ impl Telemetry {
         debug!(queue = lane.as_str(), entries, "the MoM has answered");
     }
 
-    /// Whether [`Self::return_answered`] says anything.
-    pub(crate) fn tells_returns() -> bool {
-        tracing::enabled!(tracing::Level::DEBUG)
-    }
-
-    pub(crate) fn return_answered(jid: &Jid, minion: &MinionId) {
-        debug!(%jid, %minion, "return answered by the MoM");
+    pub(crate) fn return_answered(jid: &str, minion: &str) {
+        debug!(jid, minion, "return answered by the MoM");
     }
 
     pub(crate) fn send_failed(&self, lane: LaneName, err: &(dyn Error + 'static)) {

@@ -77,9 +77,20 @@ impl Tenure {
         self.granted.subscribe()
     }
 
-    /// Whether this shim is the active one of its site.
-    pub(crate) fn is_active(&self) -> bool {
-        self.granted.borrow().is_some()
+    /// The tenure at this moment.
+    pub(crate) fn current(&self) -> Option<Granted> {
+        *self.granted.borrow()
+    }
+
+    /// Whether another shim of this site is the active one, by what Redis said lately.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.granted.borrow().is_none()
+            && self.lock().standing(steady_millis()) == Standing::Standby
+    }
+
+    /// Whether another shim of this site has been met, or may have been.
+    pub(crate) fn is_in_company(&self) -> bool {
+        self.lock().in_company()
     }
 
     /// Waits until this moment lies in the tenure of that name; for ever when it is over.
@@ -158,7 +169,7 @@ impl TenureTask {
             () = self.keep() => {}
             () = write_positions(&tenure, &lease) => {}
         }
-        if self.tenure.is_active() {
+        if self.tenure.current().is_some() {
             let position = *self.tenure.position.borrow();
             let give_back = async {
                 if let Some(position) = position {

@@ -26,6 +26,7 @@ use crate::{
     lane::{Item, LaneConfig, Observer, Sender},
     site::routing::Return,
     telemetry::{LaneName, Telemetry},
+    unanswered::Unanswered,
 };
 
 /// Items between the site task and a lane; when full, because the disk is slow, the site task waits.
@@ -134,6 +135,8 @@ pub(crate) struct Uplink {
     pub(crate) session: Arc<Session>,
     /// Where returns are ticked off.
     pub(crate) jobs: Jobs,
+    /// What is in the spool.
+    pub(crate) unanswered: Unanswered,
     /// Hears of failures there.
     pub(crate) disk: Disk,
     /// Counts and logs.
@@ -163,25 +166,24 @@ impl Uplink {
 impl Sender<Return> for Uplink {
     async fn send(&self, batch: Vec<Return>) {
         let bytes = batch.iter().map(Item::wire_bytes).sum();
-        let mut told = Vec::new();
-        if Telemetry::tells_returns() {
-            let ids = |ret: &Return| (ret.event.jid.clone(), ret.event.id.clone());
-            told.extend(batch.iter().map(ids));
-        }
+        let ids = |ret: &Return| (ret.event.jid.to_string(), ret.event.id.to_string());
+        let returned: Vec<(String, String)> = batch.iter().map(ids).collect();
         let load = syndic_return(&self.id, batch).into_load();
         self.send_until_answered(LaneName::Returns, bytes, load)
             .await;
-        for (jid, minion) in &told {
+        // Ticked off before it leaves the spool: after a power cut the one may be gone and the other not.
+        let ticked = self.jobs.returned(returned.clone()).await;
+        self.disk.written("write job records", ticked);
+        for (jid, minion) in &returned {
+            self.unanswered.remove(jid, minion);
             Telemetry::return_answered(jid, minion);
         }
     }
 
-    async fn spooled(&self, returns: &[Return]) {
-        let returned = returns
-            .iter()
-            .map(|ret| (ret.event.jid.to_string(), ret.event.id.to_string()));
-        let ticked = self.jobs.returned(returned.collect()).await;
-        self.disk.written("write job records", ticked);
+    fn spooled(&self, returns: &[Return]) {
+        for ret in returns {
+            self.unanswered.insert(ret);
+        }
     }
 }
 
@@ -200,7 +202,7 @@ impl Sender<ForwardedEvent> for Uplink {
             .await;
     }
 
-    async fn spooled(&self, _events: &[ForwardedEvent]) {}
+    fn spooled(&self, _events: &[ForwardedEvent]) {}
 }
 
 /// Groups returns by job: one element for each run of returns of one job, so that their order is kept.

@@ -14,6 +14,7 @@ use crate::{
     job_cache::JobCache,
     lower_master::LowerMaster,
     telemetry::{LostAt, Telemetry},
+    tenure::Tenure,
 };
 
 /// Pauses between attempts to publish.
@@ -45,6 +46,13 @@ pub(super) enum Outcome {
     Expired,
 }
 
+/// In which tenure a job is published: looked at right before each request.
+#[derive(Clone, Copy)]
+pub(super) struct Permit<'a> {
+    pub(super) tenure: &'a Tenure,
+    pub(super) fence: u64,
+}
+
 /// What came of one request.
 enum Answer {
     Reply(Result<PublishReply, LocalMasterError>),
@@ -65,19 +73,30 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Publishes until the lower master has answered, at most for `left`.
-    pub(super) async fn publish(&self, load: &PublicationLoad, left: Duration) -> Outcome {
-        match tokio::time::timeout(left, self.until_answered(load, left)).await {
+    pub(super) async fn publish(
+        &self,
+        load: &PublicationLoad,
+        left: Duration,
+        permit: Permit<'_>,
+    ) -> Outcome {
+        match tokio::time::timeout(left, self.until_answered(load, left, permit)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Outcome::Expired,
         }
     }
 
-    async fn until_answered(&self, load: &PublicationLoad, left: Duration) -> Outcome {
+    async fn until_answered(
+        &self,
+        load: &PublicationLoad,
+        left: Duration,
+        permit: Permit<'_>,
+    ) -> Outcome {
         let jid = load.jid();
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut refusals = 0;
         loop {
             self.master.up().await;
+            permit.tenure.permitted(permit.fence).await;
             let refusal = match self.request(load, left).await {
                 Answer::Reply(Ok(PublishReply::Published {
                     minions, missing, ..

@@ -5,7 +5,7 @@
 
 use relay_core::{entry::EntryId, intake::Remembered};
 use salt_wire::{
-    ids::MinionId,
+    ids::{Jid, MinionId},
     msgpack::{Dialect, encode},
     publication::PublicationLoad,
 };
@@ -94,6 +94,17 @@ impl Records {
             Some(PartState::Done) => Remembered::Done,
         });
         remembered.collect()
+    }
+
+    /// The minions that have not returned `jid`; the site's own answer does not count.
+    pub(super) async fn missing(&self, jid: &Jid, since_ms: u64) -> Vec<String> {
+        let open = self.jobs.open_jobs(since_ms).await;
+        let open = self.disk.read("read job records", open).unwrap_or_default();
+        let missing = open
+            .into_iter()
+            .filter(|job| job.jid == jid.as_str())
+            .flat_map(|job| job.missing);
+        missing.filter(|name| *name != self.site).collect()
     }
 
     /// Notes on disk that these are about to be published.

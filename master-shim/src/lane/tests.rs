@@ -50,7 +50,7 @@ impl Sender<Parcel> for ScriptedMom {
             .forget();
     }
 
-    async fn spooled(&self, _items: &[Parcel]) {}
+    fn spooled(&self, _items: &[Parcel]) {}
 }
 
 #[derive(Clone, Default)]

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::routing::Return;
-use crate::{disk::Disk, job_cache::JobCache};
+use crate::{disk::Disk, job_cache::JobCache, unanswered::Unanswered};
 
 /// When to look, after the connection.
 const PASSES: [Duration; 3] = [
@@ -54,17 +54,11 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// A fetch under way, and what it takes to run it.
-    pub(super) fn begin(
-        &mut self,
-        jobs: Jobs,
-        disk: Disk,
-        job_cache: JobCache,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    /// Begins anew; the future does the fetching.
+    pub(super) fn begin(&mut self, fetch: Fetch) -> impl Future<Output = ()> + Send + use<> {
         let (sender, found) = mpsc::channel(FOUND);
         self.found = Some(found);
-        self.seen.clear();
-        run(jobs, disk, job_cache, sender)
+        fetch.run(sender)
     }
 
     /// The next return; pending while there is none.
@@ -89,15 +83,60 @@ impl CatchUp {
     }
 }
 
-async fn run(jobs: Jobs, disk: Disk, job_cache: JobCache, sender: mpsc::Sender<Found>) {
-    let began = Instant::now();
-    for pass in PASSES {
-        sleep_until(began + pass).await;
-        for job in open_jobs(&jobs, &disk).await {
-            if fetch(&job_cache, &job, &sender).await.is_none() {
-                return;
+/// Where to look.
+pub(super) struct Fetch {
+    pub(super) jobs: Jobs,
+    pub(super) disk: Disk,
+    pub(super) job_cache: JobCache,
+    pub(super) unanswered: Unanswered,
+}
+
+impl Fetch {
+    async fn run(self, sender: mpsc::Sender<Found>) {
+        let began = Instant::now();
+        for pass in PASSES {
+            sleep_until(began + pass).await;
+            for job in open_jobs(&self.jobs, &self.disk).await {
+                if self.fetch(&job, &sender).await.is_none() {
+                    return;
+                }
             }
         }
+    }
+
+    /// Sends what the job cache has; `None` when the site task is gone.
+    async fn fetch(&self, job: &OpenJob, sender: &mpsc::Sender<Found>) -> Option<()> {
+        let Ok(jid) = Jid::parse(&job.jid) else {
+            return Some(());
+        };
+        let looked_up = self.job_cache.look_up(&jid).await;
+        for minion in &job.missing {
+            let Ok(minion) = MinionId::parse(minion) else {
+                continue;
+            };
+            if self.unanswered.has(&jid, &minion) {
+                continue;
+            }
+            let found = self.job_cache.find_return(&jid, &minion, &looked_up);
+            let Some((fields, bytes)) = found.await else {
+                continue;
+            };
+            let event = ReturnEvent {
+                jid: jid.clone(),
+                id: minion,
+                fun: job.fun.as_str().into(),
+                master_id: None,
+                fields: whole(fields),
+            };
+            let ret = Box::new(Return {
+                event,
+                load: None,
+                bytes,
+            });
+            let upstream = usize::try_from(job.upstream).unwrap_or(0);
+            sender.send(Found { ret, upstream }).await.ok()?;
+        }
+        Some(())
     }
 }
 
@@ -107,37 +146,6 @@ pub(super) async fn open_jobs(jobs: &Jobs, disk: &Disk) -> Vec<OpenJob> {
     let since_ms = daemon_kit::unix_millis().saturating_sub(open_for_ms);
     let open = jobs.open_jobs(since_ms).await;
     disk.read("read job records", open).unwrap_or_default()
-}
-
-/// Sends what the job cache has; `None` when the site task is gone.
-async fn fetch(job_cache: &JobCache, job: &OpenJob, sender: &mpsc::Sender<Found>) -> Option<()> {
-    let Ok(jid) = Jid::parse(&job.jid) else {
-        return Some(());
-    };
-    let looked_up = job_cache.look_up(&jid).await;
-    for minion in &job.missing {
-        let Ok(minion) = MinionId::parse(minion) else {
-            continue;
-        };
-        let Some((fields, bytes)) = job_cache.find_return(&jid, &minion, &looked_up).await else {
-            continue;
-        };
-        let event = ReturnEvent {
-            jid: jid.clone(),
-            id: minion,
-            fun: job.fun.as_str().into(),
-            master_id: None,
-            fields: whole(fields),
-        };
-        let ret = Box::new(Return {
-            event,
-            load: None,
-            bytes,
-        });
-        let upstream = usize::try_from(job.upstream).unwrap_or(0);
-        sender.send(Found { ret, upstream }).await.ok()?;
-    }
-    Some(())
 }
 
 /// Salt's job cache leaves out what a return of its time did not have.

@@ -39,9 +39,9 @@ impl Company {
         }
     }
 
-    /// Whether this shim is the active one, for any MoM.
-    pub(super) fn is_active(&self) -> bool {
-        self.tenures.iter().any(Tenure::is_active)
+    /// Whether another shim sends what both see. While Redis does not tell, this one does.
+    pub(super) fn is_standby(&self) -> bool {
+        self.tenures.iter().all(Tenure::is_elsewhere)
     }
 
     /// Keeps a return that the active shim sends.
@@ -66,9 +66,9 @@ impl Company {
         self.tick_at
     }
 
-    /// What was kept, once this shim is the active one.
+    /// What was kept, once no other shim is the active one.
     pub(super) fn taken_over(&mut self) -> Vec<Return> {
-        if self.kept.is_empty() || !self.is_active() {
+        if self.kept.is_empty() || self.is_standby() {
             self.tick_at = (!self.kept.is_empty()).then(|| Instant::now() + INTERVAL);
             return Vec::new();
         }
