@@ -94,7 +94,7 @@ impl RequestsTask {
             RequestEvent::Up => {
                 self.redis.holds();
             }
-            RequestEvent::Down { reason } => {
+            RequestEvent::Down { reason, .. } => {
                 self.redis.fails(reason);
             }
             RequestEvent::Malformed { reason, .. } => self.telemetry.request_malformed(&reason),

@@ -182,7 +182,7 @@ impl Appender {
         let mut appended = Vec::with_capacity(frames.len());
         let mut rest = frames;
         while !rest.is_empty() {
-            let (batch, behind) = rest.split_at(batch_len(rest));
+            let (batch, behind) = rest.split_at(batch_len(rest, self.appends.patience()));
             match self.append_batch(batch).await? {
                 AppendOutcome::Appended(batch) => appended.extend(batch),
                 AppendOutcome::Stale => return Ok(AppendOutcome::Stale),
@@ -205,7 +205,7 @@ impl Appender {
             });
         }
         let session = self.appends.session(OPERATION).await?;
-        let limit = self.appends.endpoint.timeout_for(bytes);
+        let limit = self.appends.limit_for(bytes);
         let known = self.newest();
         let calls: Vec<redis::Cmd> = frames
             .iter()
@@ -293,8 +293,8 @@ impl Appender {
     pub async fn beat(&self, now_ms: u64) -> Result<Beaten, RedisError> {
         const OPERATION: &str = "beat";
         let session = self.beats.session(OPERATION).await?;
-        let mut call = self.beat.call(1);
-        call.arg(self.keys.head());
+        let mut call = self.beat.call(2);
+        call.arg(self.keys.head()).arg(self.keys.publications());
         head_args(&mut call, &session, self.newest());
         call.arg(self.keys.publications())
             .arg(self.bridge.as_str())
@@ -331,11 +331,14 @@ fn head_args(call: &mut redis::Cmd, session: &Session, known: EntryId) {
 }
 
 /// How many of the frames, at least one, go into one pipeline.
-fn batch_len(frames: &[Frame]) -> usize {
+///
+/// On a link that proved slow they are fewer, so that each time something gets through.
+fn batch_len(frames: &[Frame], patience: u32) -> usize {
+    let bytes_max = PIPELINE_BYTES_MAX >> patience;
     let mut bytes = 0_usize;
     let fits = |frame: &&Frame| {
         bytes = bytes.saturating_add(frame.frame.len());
-        bytes <= PIPELINE_BYTES_MAX
+        bytes <= bytes_max
     };
     frames
         .iter()

@@ -5,6 +5,7 @@
 //! them at once.
 
 use redis::{Cmd, Value};
+use tracing::warn;
 
 use crate::connection::{Purpose, Redis};
 use crate::error::RedisError;
@@ -29,6 +30,8 @@ pub struct ServerInfo {
     pub version: String,
     /// `role`: `master` or `slave`, empty when the user may not see it.
     pub role: String,
+    /// What an operator should change although it works: also in the log.
+    pub warnings: Vec<String>,
 }
 
 impl Redis {
@@ -72,7 +75,11 @@ async fn server_info(lane: &Lane) -> Result<ServerInfo, RedisError> {
     let info = ServerInfo {
         version: info.field("redis_version").to_owned(),
         role: info.field("role").to_owned(),
+        warnings: warnings(&info, &lane.endpoint.url()),
     };
+    for warning in &info.warnings {
+        warn!("{warning}");
+    }
     let major = info.version.split('.').next().and_then(value::digits);
     if major.is_some_and(|major| major < 5) {
         let url = lane.endpoint.url();
@@ -82,6 +89,17 @@ async fn server_info(lane: &Lane) -> Result<ServerInfo, RedisError> {
         });
     }
     Ok(info)
+}
+
+/// Settings under which Redis throws away what it took.
+fn warnings(info: &Info, url: &str) -> Vec<String> {
+    let policy = info.field("maxmemory_policy");
+    if policy.is_empty() || policy == "noeviction" {
+        return Vec::new();
+    }
+    vec![format!(
+        "Redis at {url} has maxmemory-policy {policy}: when its memory is full it throws away publications, requests or the marks by which doubles are known; set noeviction"
+    )]
 }
 
 /// A command to be tried.

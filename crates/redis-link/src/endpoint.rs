@@ -114,6 +114,7 @@ impl Endpoint {
 
     /// One attempt to connect.
     pub(crate) async fn connect(&self, serves: Serves) -> Result<Connected, RedisError> {
+        let limit = self.op_timeout;
         let connecting = async {
             let (client, moves) = self.client().await?;
             let config = AsyncConnectionConfig::new()
@@ -121,22 +122,27 @@ impl Endpoint {
                 .set_response_timeout(None);
             let connecting = client.get_multiplexed_async_connection_with_config(&config);
             let connected = Box::pin(connecting).await;
-            let mut connection =
+            let connection =
                 connected.map_err(|error| RedisError::sort_connect(&self.url(), error))?;
-            let run = match serves {
-                Serves::Writes => self.look(&mut connection).await?,
-                Serves::Reads => Arc::default(),
-            };
-            Ok(Connected {
-                connection,
-                moves,
-                run,
-            })
+            Ok((connection, moves))
         };
-        let limit = self.op_timeout;
-        timeout(limit, Box::pin(connecting))
-            .await
-            .unwrap_or_else(|_elapsed| Err(self.timed_out("connect", limit)))
+        let late = |_elapsed| Err(self.timed_out("connect", limit));
+        let connected = timeout(limit, Box::pin(connecting)).await;
+        let (mut connection, moves) = connected.unwrap_or_else(late)?;
+        // Each has the whole time: on a link of 400 ms either takes most of it.
+        let run = match serves {
+            Serves::Writes => {
+                let looking = Box::pin(self.look(&mut connection));
+                let late = |_elapsed| Err(self.timed_out("connect", limit));
+                timeout(limit, looking).await.unwrap_or_else(late)?
+            }
+            Serves::Reads => Arc::default(),
+        };
+        Ok(Connected {
+            connection,
+            moves,
+            run,
+        })
     }
 
     /// Looks at the server: refuses a replica, and names its run otherwise.

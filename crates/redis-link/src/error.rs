@@ -15,6 +15,47 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
+/// Every word of [`RedisError::reason`] and of a link's `Down`.
+pub const REASONS: &[&str] = &[
+    "connect",
+    "disconnected",
+    "moved",
+    "no_streams",
+    "not_permitted",
+    "not_ready",
+    "out_of_memory",
+    "password_file",
+    "primary_lost",
+    "read_only",
+    "refused",
+    "sentinel",
+    "silent",
+    "timeout",
+    "too_large",
+    "unexpected_reply",
+    "wrong_password",
+];
+
+/// Why nothing comes: a word out of [`REASONS`], and the same for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Downfall {
+    pub(crate) class: &'static str,
+    pub(crate) text: String,
+}
+
+impl Downfall {
+    pub(crate) fn new(class: &'static str, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { class, text }
+    }
+}
+
+impl From<&RedisError> for Downfall {
+    fn from(error: &RedisError) -> Self {
+        Self::new(error.reason(), chain(error))
+    }
+}
+
 /// A failed operation on Redis. `url` never holds a password.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RedisError {
@@ -187,6 +228,27 @@ impl RedisError {
             | Self::Refused { .. }
             | Self::UnexpectedReply { .. }
             | Self::FrameTooLarge { .. } => false,
+        }
+    }
+
+    /// The class of the error in one word out of [`REASONS`], for metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::PasswordFile { .. } => "password_file",
+            Self::NoSentinel { .. } | Self::UnknownMaster { .. } => "sentinel",
+            Self::TimedOut { .. } => "timeout",
+            Self::Disconnected { .. } => "disconnected",
+            Self::WrongPassword { .. } => "wrong_password",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::NoStreams { .. } => "no_streams",
+            Self::ReadOnly { .. } => "read_only",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::NotReady { .. } => "not_ready",
+            Self::Refused { .. } => "refused",
+            Self::UnexpectedReply { .. } => "unexpected_reply",
+            Self::FrameTooLarge { .. } => "too_large",
         }
     }
 

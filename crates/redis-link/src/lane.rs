@@ -8,6 +8,7 @@
 //! server's run is noted, see [`Session::run`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
@@ -20,6 +21,11 @@ use crate::backoff::Backoff;
 use crate::connection::{Purpose, ReconnectHook};
 use crate::endpoint::{Connected, Endpoint};
 use crate::error::{RedisError, chain};
+
+/// Bytes a second of a link at its best: 8 MiB, the largest pipeline of frames, get a second.
+const FAST_LINK: u64 = 8 << 20;
+/// Most doublings: 64 KiB a second.
+const PATIENCE_MAX: u32 = 7;
 
 /// What a lane is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub(crate) struct Lane {
     serves: Serves,
     hook: ReconnectHook,
     state: Arc<Mutex<LaneState>>,
+    /// Doublings of the time that large frames get, see [`Lane::limit_for`].
+    patience: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -73,6 +81,33 @@ impl Lane {
             serves,
             hook,
             state: Arc::default(),
+            patience: Arc::default(),
+        }
+    }
+
+    /// The time-out of an operation that sends this much: at first as on a fast link, so that a
+    /// link that is dead is noticed within seconds; doubled after each time-out, so that a slow
+    /// link gets it done at last.
+    pub(crate) fn limit_for(&self, bytes: usize) -> Duration {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let millis = (bytes.saturating_mul(1000) / FAST_LINK) << self.patience();
+        self.endpoint.op_timeout + Duration::from_millis(millis)
+    }
+
+    /// How often the time was doubled.
+    pub(crate) fn patience(&self) -> u32 {
+        self.patience.load(Ordering::Relaxed)
+    }
+
+    /// Learns from an operation that took `took` of the `limit` that it had.
+    fn learn(&self, took: Duration, limit: Duration) {
+        let patience = self.patience();
+        if took >= limit {
+            let more = (patience + 1).min(PATIENCE_MAX);
+            self.patience.store(more, Ordering::Relaxed);
+        } else if took < limit / 4 {
+            self.patience
+                .store(patience.saturating_sub(1), Ordering::Relaxed);
         }
     }
 
@@ -125,8 +160,10 @@ impl Lane {
         limit: Duration,
         send: impl AsyncFnOnce(MultiplexedConnection) -> redis::RedisResult<T>,
     ) -> Result<T, RedisError> {
-        let connection = session.connection.clone();
-        let result = match timeout(limit, Box::pin(send(connection))).await {
+        let (connection, began) = (session.connection.clone(), Instant::now());
+        let result = timeout(limit, Box::pin(send(connection))).await;
+        self.learn(began.elapsed(), limit);
+        let result = match result {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => RedisError::sort(operation, &self.endpoint.url(), error),
             Err(_elapsed) => self.endpoint.timed_out(operation, limit),
@@ -212,6 +249,11 @@ impl Lane {
                 Err(error)
             }
         }
+    }
+
+    /// Throws the connection away: another one of the same way to Redis turned out to be dead.
+    pub(crate) async fn reset(&self) {
+        self.state.lock().await.session = None;
     }
 
     /// Throws the connection away if the error says that it is of no use any more.

@@ -26,6 +26,7 @@ mod info;
 mod keys;
 mod lane;
 mod lease;
+mod listener;
 mod read;
 mod requests;
 mod script;
@@ -40,7 +41,7 @@ pub use append::{AppendOutcome, Appended, Appender, AppenderConfig, Beaten, Epoc
 pub use check::{Role, ServerInfo};
 pub use config::{ConfigError, Primary, RedisConfig, SentinelConfig};
 pub use connection::{Purpose, ReconnectHook, Redis};
-pub use error::{Cause, RedisError};
+pub use error::{Cause, REASONS, RedisError};
 pub use keys::{InvalidName, RelayKeys, SiteName};
 pub use lease::{LeaseAnswer, SiteLease};
 pub use read::{PageRead, StreamReader};

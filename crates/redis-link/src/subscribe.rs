@@ -9,24 +9,20 @@
 //! - Silence is noticed: heart-beats come every 500 ms. Without any for `silence_max` the link is
 //!   `Down`; a PING tells a dead connection, which is replaced, from bridges that are away.
 
-use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use redis::aio::{PubSubSink, PubSubStream};
 use relay_core::{EntryId, Publication};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::Backoff;
 use crate::connection::{Purpose, Redis};
-use crate::endpoint::Endpoint;
-use crate::error::{RedisError, chain};
+use crate::error::Downfall;
 use crate::header::Header;
+use crate::info::Info;
 use crate::keys::RelayKeys;
+use crate::lane::Lane;
+use crate::listener::{Heard, Listener, ListenerConnection, Told};
 use crate::value;
 
 /// What happened on the link to Redis, in the order in which it happened.
@@ -50,6 +46,8 @@ pub enum LinkEvent {
     },
     /// Nothing is heard any more. The task goes on trying; `Up` follows.
     Down {
+        /// Why, in a word out of [`crate::REASONS`].
+        class: &'static str,
         /// Why, for people.
         reason: String,
     },
@@ -82,6 +80,8 @@ impl Default for SubscriptionConfig {
 /// Listens to the publications of one relay.
 pub struct Subscription {
     redis: Redis,
+    /// Asks the server when nothing is heard.
+    asks: Lane,
     channel: String,
     config: SubscriptionConfig,
 }
@@ -92,6 +92,7 @@ impl Subscription {
     pub fn new(redis: &Redis, keys: &RelayKeys, config: SubscriptionConfig) -> Self {
         Self {
             redis: redis.clone(),
+            asks: redis.read_lane(Purpose::Check),
             channel: keys.publications(),
             config,
         }
@@ -114,23 +115,24 @@ impl Subscription {
             let mut connection = match connected {
                 Ok(connection) => connection,
                 Err(error) => {
-                    let reason = chain(&error);
-                    if !told.is_down(&reason) {
-                        told = Told::Down(reason.clone());
-                        permit.send(LinkEvent::Down { reason });
+                    let why = Downfall::from(&error);
+                    if !told.is_down(&why) {
+                        permit.send(down(&why));
+                        told = Told::Down(why);
                     }
                     continue;
                 }
             };
             permit.send(LinkEvent::Up);
             told = Told::Up;
-            let Some(reason) = self.listen(&mut connection, &sender, &mut told).await else {
+            let Some(why) = self.listen(&mut connection, &sender, &mut told).await else {
                 return;
             };
             drop(connection);
-            if !told.is_down(&reason) {
-                told = Told::Down(reason.clone());
-                if sender.send(LinkEvent::Down { reason }).await.is_err() {
+            if !told.is_down(&why) {
+                let event = down(&why);
+                told = Told::Down(why);
+                if sender.send(event).await.is_err() {
                     return;
                 }
             }
@@ -143,7 +145,7 @@ impl Subscription {
         connection: &mut ListenerConnection,
         sender: &mpsc::Sender<LinkEvent>,
         told: &mut Told,
-    ) -> Option<String> {
+    ) -> Option<Downfall> {
         let op_timeout = self.redis.nearest.op_timeout;
         let mut quiet_since = Instant::now();
         loop {
@@ -151,7 +153,7 @@ impl Subscription {
             let message = tokio::select! {
                 heard = connection.next(op_timeout) => match heard {
                     Heard::Message(message) => message,
-                    Heard::End(reason) => return Some(reason),
+                    Heard::End(why) => return Some(why),
                 },
                 () = sleep_until(deadline) => {
                     quiet_since = Instant::now();
@@ -181,15 +183,49 @@ impl Subscription {
     async fn silent(&self, sender: &mpsc::Sender<LinkEvent>, told: &mut Told) {
         // The server may live on where no bridge beats any more.
         self.redis.nearest.confirm().await;
-        if *told == Told::Up {
-            let reason = format!("no heart-beat for {:?}", self.config.silence_max);
-            let event = LinkEvent::Down {
-                reason: reason.clone(),
-            };
-            if sender.try_send(event).is_ok() {
-                *told = Told::Down(reason);
-            }
+        if *told != Told::Up {
+            return;
         }
+        let why = Box::pin(self.diagnosis()).await;
+        if sender.try_send(down(&why)).is_ok() {
+            *told = Told::Down(why);
+        }
+    }
+
+    /// Why a server that answers has nothing to say.
+    async fn diagnosis(&self) -> Downfall {
+        let (url, silence) = (self.redis.nearest.url(), self.config.silence_max);
+        let limit = self.redis.nearest.op_timeout / 2;
+        let asked = self.asks.command("INFO", &redis::cmd("INFO"), limit).await;
+        let info = match asked {
+            Ok(reply) => Info::new(reply),
+            Err(error) => {
+                let why = Downfall::from(&error);
+                return Downfall::new(
+                    why.class,
+                    format!("no heart-beat for {silence:?}: {}", why.text),
+                );
+            }
+        };
+        let quiet = value::digits(info.field("master_last_io_seconds_ago"));
+        let lost = info.field("master_link_status") != "up";
+        if info.is_replica() && (lost || quiet.is_none_or(|seconds| seconds >= 2)) {
+            let primary = format!(
+                "{}:{}",
+                info.field("master_host"),
+                info.field("master_port")
+            );
+            return Downfall::new(
+                "primary_lost",
+                format!(
+                    "no heart-beat for {silence:?}: the replica at {url} hears nothing from its primary {primary}: mend its replication, or set redis.read_url to another server"
+                ),
+            );
+        }
+        Downfall::new(
+            "silent",
+            format!("no heart-beat for {silence:?}: no bridge reaches Redis (asked at {url})"),
+        )
     }
 
     fn event(&self, message: &[u8]) -> LinkEvent {
@@ -234,136 +270,7 @@ impl Subscription {
     }
 }
 
-/// What the owner was told last.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    Nothing,
-    Up,
-    Down(String),
-}
-
-impl Told {
-    /// Whether this very reason was told already.
-    pub(crate) fn is_down(&self, reason: &str) -> bool {
-        matches!(self, Self::Down(told) if told == reason)
-    }
-}
-
-/// Makes pub/sub connections to one channel, with backoff.
-pub(crate) struct Listener {
-    pub(crate) endpoint: Arc<Endpoint>,
-    redis: Redis,
-    purpose: Purpose,
-    channel: String,
-    backoff: Backoff,
-    connected_before: bool,
-    first: bool,
-}
-
-impl Listener {
-    pub(crate) fn new(redis: &Redis, purpose: Purpose, channel: String) -> Self {
-        Self {
-            endpoint: Arc::clone(&redis.nearest),
-            redis: redis.clone(),
-            purpose,
-            channel,
-            backoff: Backoff::default(),
-            connected_before: false,
-            first: true,
-        }
-    }
-
-    /// One attempt to connect and subscribe, after the backoff's wait.
-    pub(crate) async fn connect(&mut self) -> Result<ListenerConnection, RedisError> {
-        if !std::mem::take(&mut self.first) {
-            sleep(self.backoff.next()).await;
-        }
-        let endpoint = &self.endpoint;
-        let (connection, moves) = Box::pin(endpoint.connect_pubsub()).await?;
-        let (mut sink, stream) = connection.split();
-        match timeout(endpoint.op_timeout, sink.subscribe(&self.channel)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(RedisError::sort("subscribe", &endpoint.url(), error)),
-            Err(_elapsed) => return Err(endpoint.timed_out("subscribe", endpoint.op_timeout)),
-        }
-        self.backoff.reset();
-        if std::mem::replace(&mut self.connected_before, true) {
-            self.redis.reconnected(self.purpose);
-        }
-        let now = Instant::now();
-        Ok(ListenerConnection {
-            endpoint: Arc::clone(endpoint),
-            moves,
-            sink,
-            stream,
-            ping: None,
-            heard_at: now,
-        })
-    }
-}
-
-/// What a pub/sub connection brought.
-pub(crate) enum Heard {
-    Message(redis::Msg),
-    End(String),
-}
-
-/// Quiet time after which a connection is asked whether it lives.
-const PING_AFTER: Duration = Duration::from_secs(1);
-
-/// One pub/sub connection, watched by PINGs while it is quiet.
-pub(crate) struct ListenerConnection {
-    endpoint: Arc<Endpoint>,
-    /// See [`Endpoint::moves`].
-    moves: u64,
-    sink: PubSubSink,
-    stream: PubSubStream,
-    ping: Option<BoxFuture<'static, Result<(), String>>>,
-    heard_at: Instant,
-}
-
-impl ListenerConnection {
-    /// The next message, or the connection's end. Cancel-safe.
-    pub(crate) async fn next(&mut self, op_timeout: Duration) -> Heard {
-        loop {
-            let ping_at = self.heard_at + PING_AFTER;
-            let pinging = self.ping.is_some();
-            let pong = async {
-                match &mut self.ping {
-                    Some(ping) => ping.await,
-                    None => pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                message = self.stream.next() => {
-                    self.heard_at = Instant::now();
-                    return match message {
-                        Some(message) => Heard::Message(message),
-                        None => Heard::End("the server closed the connection".to_owned()),
-                    };
-                }
-                answer = pong => {
-                    self.ping = None;
-                    self.heard_at = Instant::now();
-                    if let Err(reason) = answer {
-                        return Heard::End(reason);
-                    }
-                }
-                () = sleep_until(ping_at), if !pinging => {
-                    if self.endpoint.moves() != self.moves {
-                        return Heard::End("the sentinels name another primary".to_owned());
-                    }
-                    let mut sink = self.sink.clone();
-                    self.ping = Some(Box::pin(async move {
-                        match timeout(op_timeout, sink.ping::<redis::Value>()).await {
-                            Ok(Ok(_)) => Ok(()),
-                            Ok(Err(error)) => Err(error.to_string()),
-                            Err(_elapsed) => Err(format!("no answer to PING within {op_timeout:?}")),
-                        }
-                    }));
-                }
-            }
-        }
-    }
+fn down(why: &Downfall) -> LinkEvent {
+    let (class, reason) = (why.class, why.text.clone());
+    LinkEvent::Down { class, reason }
 }

@@ -371,7 +371,9 @@ async fn silence_is_down_and_a_stalled_server_is_noticed() {
     tasks.spawn(Subscription::new(&server.redis("site"), &keys(), config).run(sender));
     assert_eq!(events.recv().await, Some(LinkEvent::Up));
     match events.recv().await {
-        Some(LinkEvent::Down { reason }) => assert!(reason.contains("no heart-beat"), "{reason}"),
+        Some(LinkEvent::Down { reason, .. }) => {
+            assert!(reason.contains("no heart-beat"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
     let appender = appender(&server, "one");
@@ -386,12 +388,12 @@ async fn silence_is_down_and_a_stalled_server_is_noticed() {
     }
     assert!(noticed.elapsed() < Duration::from_secs(3));
     // First the missing beats, then the missing PONG.
-    for part in ["no heart-beat", "no answer to PING"] {
+    for part in ["no heart-beat", "did not answer"] {
         match timeout(Duration::from_secs(5), events.recv())
             .await
             .expect("soon")
         {
-            Some(LinkEvent::Down { reason }) => assert!(reason.contains(part), "{reason}"),
+            Some(LinkEvent::Down { reason, .. }) => assert!(reason.contains(part), "{reason}"),
             other => panic!("{other:?}"),
         }
     }

@@ -97,6 +97,8 @@ pub enum ReplyEvent {
     Up,
     /// Replies are not heard; the task goes on trying.
     Down {
+        /// Why, in a word out of [`crate::REASONS`].
+        class: &'static str,
         /// Why, for people.
         reason: String,
     },

@@ -36,6 +36,8 @@ const BLOCK: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(2);
 /// Idle time after which a request's bridge is taken for dead: two refreshes and a bit.
 const TAKEOVER_IDLE: Duration = Duration::from_secs(5);
+/// How long a read waits before the server is asked whether it lives.
+const PING_AFTER: Duration = Duration::from_millis(500);
 /// Requests of one read while they are small.
 const READ_ENTRIES: usize = 16;
 /// Above this size of the last request, requests are read one by one.
@@ -58,6 +60,8 @@ pub enum RequestEvent {
     Up,
     /// No requests can be taken; the task goes on trying.
     Down {
+        /// Why, in a word out of [`crate::REASONS`].
+        class: &'static str,
         /// Why, for people.
         reason: String,
     },
@@ -217,19 +221,20 @@ impl RequestsConsumer {
         loop {
             let result = Box::pin(self.serve(&sender, &mut up)).await;
             let Err(error) = result else { return };
-            if matches!(error, RedisError::TimedOut { .. }) {
-                self.timeouts = (self.timeouts + 1).min(DOUBLINGS_MAX);
-            }
             // What was delivered into the void is pending in this bridge's name.
             OWN_PENDING.clone_into(&mut self.from);
-            let reason = chain(&error);
+            let (class, reason) = (error.reason(), chain(&error));
             let was_up = std::mem::take(&mut up);
             if was_up {
                 backoff.reset();
             }
             if was_up || told.as_ref() != Some(&reason) {
                 told = Some(reason.clone());
-                if sender.send(RequestEvent::Down { reason }).await.is_err() {
+                if sender
+                    .send(RequestEvent::Down { class, reason })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -276,8 +281,13 @@ impl RequestsConsumer {
                 },
                 () = tokio::time::sleep_until(due) => continue,
             };
+            let (claims, reads) = (self.claims.clone(), self.reads.clone());
             let events = tokio::select! {
                 events = Box::pin(self.read(count)) => events?,
+                error = Box::pin(pinged(&claims)) => {
+                    reads.reset().await;
+                    return Err(error);
+                }
                 () = sender.closed() => return Ok(()),
             };
             for event in events {
@@ -332,7 +342,11 @@ impl RequestsConsumer {
             .arg(&self.from);
         let endpoint = &self.reads.endpoint;
         let limit = BLOCK + endpoint.op_timeout * 2_u32.pow(self.timeouts);
-        let reply = self.reads.command(OPERATION, &command, limit).await?;
+        let reply = self.reads.command(OPERATION, &command, limit).await;
+        if matches!(reply, Err(RedisError::TimedOut { .. })) {
+            self.timeouts = (self.timeouts + 1).min(DOUBLINGS_MAX);
+        }
+        let reply = reply?;
         let unexpected = || endpoint.unexpected(OPERATION, "streams with their entries");
         let entries = match reply {
             Value::Nil => Vec::new(),
@@ -460,6 +474,18 @@ impl RequestsConsumer {
     }
 }
 
+/// Asks the server now and then whether it lives, while a read waits that may take long; returns
+/// when it does not answer.
+async fn pinged(lane: &Lane) -> RedisError {
+    loop {
+        sleep(PING_AFTER).await;
+        let limit = lane.endpoint.op_timeout;
+        if let Err(error) = lane.command("PING", &redis::cmd("PING"), limit).await {
+            return error;
+        }
+    }
+}
+
 /// Reads the fields of an entry.
 fn request(
     raw: &mut RawEntry,
@@ -537,7 +563,7 @@ impl Replier {
             .arg(GROUP)
             .arg(&request.entry_id);
         pipeline.cmd("XDEL").arg(&stream).arg(&request.entry_id);
-        let limit = self.lane.endpoint.timeout_for(message.len());
+        let limit = self.lane.limit_for(message.len());
         Box::pin(all(&self.lane, "publish a reply", &pipeline, limit)).await
     }
 }

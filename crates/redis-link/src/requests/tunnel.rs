@@ -21,9 +21,9 @@ use super::client::{ReplyEvent, RequestsClient};
 use super::{Outcome, RequestId, RequestsConfig};
 use crate::backoff::Backoff;
 use crate::connection::{Purpose, Redis};
-use crate::error::{RedisError, chain};
+use crate::error::{Downfall, RedisError, chain};
 use crate::keys::{RelayKeys, SiteName};
-use crate::subscribe::{Heard, Listener, Told};
+use crate::listener::{Heard, Listener, Told};
 
 /// How requests are repeated and bounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -328,7 +328,7 @@ impl TunnelTask {
                 connected = self.listener.connect() => connected,
                 () = self.hearing.closed() => return,
             };
-            let reason = match connected {
+            let why = match connected {
                 Ok(mut connection) => {
                     ups += 1;
                     self.hearing.send_replace(Hearing::Up(ups));
@@ -343,7 +343,7 @@ impl TunnelTask {
                             Heard::Message(message) => {
                                 self.dispatch(message.get_payload_bytes(), &events);
                             }
-                            Heard::End(reason) => break reason,
+                            Heard::End(why) => break why,
                         }
                     }
                 }
@@ -352,15 +352,14 @@ impl TunnelTask {
                         // Nothing changes until somebody does something.
                         sleep(self.listener.endpoint.op_timeout).await;
                     }
-                    chain(&error)
+                    Downfall::from(&error)
                 }
             };
-            if !told.is_down(&reason) {
+            if !told.is_down(&why) {
+                let (class, reason) = (why.class, why.text.clone());
                 self.hearing.send_replace(Hearing::Down(reason.clone()));
-                drop(events.try_send(ReplyEvent::Down {
-                    reason: reason.clone(),
-                }));
-                told = Told::Down(reason);
+                drop(events.try_send(ReplyEvent::Down { class, reason }));
+                told = Told::Down(why);
             }
         }
     }

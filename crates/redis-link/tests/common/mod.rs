@@ -59,8 +59,31 @@ impl Server {
         server
     }
 
+    /// Adds lines to its configuration file, for its next start.
+    pub(crate) fn add_lines(&self, lines: &str) {
+        let path = self.dir.path().join("redis.conf");
+        let before = fs::read_to_string(&path).expect("it is there");
+        fs::write(path, before + lines).expect("written");
+    }
+
     /// Starts it (again) on its address and waits until it accepts connections.
     pub(crate) fn restart(&mut self) {
+        self.restart_without_waiting();
+        for _ in 0..500 {
+            let info = redis::Client::open(format!("redis://{}", self.addr)).expect("a client");
+            if info
+                .get_connection()
+                .is_ok_and(|mut c| redis::cmd("PING").query::<String>(&mut c).is_ok())
+            {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("redis-server did not answer at {}", self.addr);
+    }
+
+    /// As [`Self::restart`], and returns at once.
+    pub(crate) fn restart_without_waiting(&mut self) {
         let child = Command::new("redis-server")
             .args([&self.dir.path().join("redis.conf")])
             .args([
@@ -79,17 +102,6 @@ impl Server {
             .spawn()
             .expect("redis-server is installed");
         self.child = Some(child);
-        for _ in 0..500 {
-            let info = redis::Client::open(format!("redis://{}", self.addr)).expect("a client");
-            if info
-                .get_connection()
-                .is_ok_and(|mut c| redis::cmd("PING").query::<String>(&mut c).is_ok())
-            {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("redis-server did not answer at {}", self.addr);
     }
 
     /// Kills it at once.
@@ -115,6 +127,11 @@ impl Server {
         let head = keys().head();
         let number = text(self.admin(&[b"HGET", head.as_bytes(), b"number"]));
         number.parse().unwrap_or_default()
+    }
+
+    /// Lets it answer again.
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
     }
 
     fn signal(&self, signal: &str) {
