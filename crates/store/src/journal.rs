@@ -3,13 +3,12 @@
 //! A frame is here before it is appended to Redis, and stays when it has been: a Redis that forgets gets it again. Who
 //! decides what is to be appended and what is to go is `relay_core::backlog`; the journal only keeps.
 //!
-//! - Sequence numbers are consecutive and never given twice, also over restarts.
+//! - Sequence numbers ascend, and are never given twice, also over restarts.
 //! - Each frame knows the clock that stamped it: that of the process which wrote it.
 //! - How far Redis has the frames survives a restart. When it is lost all are appended again, which Redis notices.
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -73,6 +72,10 @@ pub struct JournalOpened {
     pub frames: Vec<FrameIndex>,
     /// Redis had these and all before; 0 for none.
     pub appended_through: u64,
+    /// The newest entry id then known, epoch and number.
+    pub newest_entry: (u64, u64),
+    /// The next frame may have this number; every one that was ever given is smaller.
+    pub next_seq: u64,
 }
 
 /// How full a journal is.
@@ -114,27 +117,28 @@ impl Journal {
             opened,
             frames: contents.found.take().unwrap_or_default(),
             appended_through: contents.held.appended_through,
+            newest_entry: contents.held.newest_entry,
+            next_seq: contents.held.newest + 1,
         };
         let handle = Handle::start("journal", db, contents)?;
         Ok((Self { handle, state }, opened))
     }
 
-    /// Writes `frames`, each with its time of receipt, in their order; on disk when this returns. Their sequence
-    /// numbers are consecutive.
+    /// Writes `frames`, each with its time of receipt, numbered from `first` on; on disk when this returns. `first` is
+    /// larger than every number given before; numbers in between may be left out.
     ///
     /// # Errors
     /// When nothing of it was written.
-    pub async fn append(&self, frames: Vec<(u64, Bytes)>) -> Result<Range<u64>, StoreError> {
+    pub async fn append(&self, first: u64, frames: Vec<(u64, Bytes)>) -> Result<(), StoreError> {
         let bytes = frames.iter().map(|(_, frame)| frame.len()).sum();
         let append = move |contents: &mut Contents, db: &Connection| {
-            let first = contents.draft.newest + 1;
-            contents.write_clock(db)?;
-            for (received_at_ms, frame) in &frames {
-                let key = Key::new(FRAMES, contents.draft.newest + 1);
+            contents.write_clock(db, first)?;
+            for (seq, (received_at_ms, frame)) in (first..).zip(&frames) {
+                let key = Key::new(FRAMES, seq);
                 db::put(db, key, *received_at_ms, frame)?;
                 contents.draft.add(key, frame.len());
             }
-            Ok(first..contents.draft.newest + 1)
+            Ok(())
         };
         self.handle.call(bytes, append).await
     }
@@ -169,14 +173,20 @@ impl Journal {
         }
     }
 
-    /// Notes that Redis has every frame up to and with `through`.
+    /// Notes that Redis has every frame up to and with `through`, and the newest entry id that was seen.
     ///
     /// # Errors
     /// When it could not be noted.
-    pub async fn appended(&self, through: u64) -> Result<(), StoreError> {
+    pub async fn appended(&self, through: u64, newest_entry: (u64, u64)) -> Result<(), StoreError> {
         let note = move |contents: &mut Contents, db: &Connection| {
             contents.draft.appended_through = through;
-            db::put(db, MARK, 0, &through.to_le_bytes())
+            contents.draft.newest_entry = newest_entry;
+            contents.draft.newest = contents.draft.newest.max(through);
+            let body: Vec<u8> = [through, newest_entry.0, newest_entry.1]
+                .into_iter()
+                .flat_map(u64::to_le_bytes)
+                .collect();
+            db::put(db, MARK, 0, &body)
         };
         self.handle.call(0, note).await
     }
@@ -193,6 +203,7 @@ struct Tally {
     state: JournalState,
     newest: u64,
     appended_through: u64,
+    newest_entry: (u64, u64),
 }
 
 impl Tally {
@@ -236,7 +247,7 @@ impl State for Contents {
             },
             // Numbers go on, so that none names two frames.
             newest: self.held.newest,
-            appended_through: 0,
+            ..Tally::default()
         };
     }
 
@@ -252,9 +263,11 @@ impl State for Contents {
         } else if key.track == CLOCKS {
             let clock = String::from_utf8_lossy(body).into();
             self.clocks.insert(key.number, clock);
-        } else if let Some(through) = body.first_chunk() {
-            self.draft.appended_through = u64::from_le_bytes(*through);
-            self.draft.newest = self.draft.newest.max(self.draft.appended_through);
+        } else if let ([through, epoch, number], _) = body.as_chunks() {
+            let [through, epoch, number] = [through, epoch, number].map(|n| u64::from_le_bytes(*n));
+            self.draft.appended_through = through;
+            self.draft.newest_entry = (epoch, number);
+            self.draft.newest = self.draft.newest.max(through);
         }
     }
 
@@ -270,9 +283,9 @@ impl State for Contents {
 }
 
 impl Contents {
-    fn write_clock(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    fn write_clock(&mut self, db: &Connection, first: u64) -> rusqlite::Result<()> {
         if !self.knows_clock {
-            let key = Key::new(CLOCKS, self.draft.newest + 1);
+            let key = Key::new(CLOCKS, first);
             db::put(db, key, 0, self.clock.as_bytes())?;
             self.clocks.insert(key.number, Arc::clone(&self.clock));
             self.knows_clock = true;

@@ -295,7 +295,10 @@ async fn damage_that_shows_while_running_costs_its_record_only() {
     };
     // Enough to push the first ones out of the cache, and the log into the file.
     for at in 0..60 {
-        journal.append(frames(at * 50..at * 50 + 50)).await.unwrap();
+        journal
+            .append(at * 50 + 1, frames(at * 50..at * 50 + 50))
+            .await
+            .unwrap();
     }
     // The log is written into the file behind the answers, when the thread has nothing else to do.
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -22,11 +22,11 @@ async fn frames_and_how_far_they_went_survive_a_restart() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal");
     let (journal, opened) = Journal::open(&path, "one/1").unwrap();
-    assert_eq!(opened, Default::default());
-    assert_eq!(journal.append(given(1..=3)).await.unwrap(), 1..4);
-    assert_eq!(journal.append(given(4..=6)).await.unwrap(), 4..7);
-    assert_eq!(journal.append(vec![]).await.unwrap(), 7..7);
-    journal.appended(4).await.unwrap();
+    assert_eq!((opened.frames.len(), opened.next_seq), (0, 1));
+    journal.append(1, given(1..=3)).await.unwrap();
+    journal.append(4, given(4..=6)).await.unwrap();
+    journal.append(7, vec![]).await.unwrap();
+    journal.appended(4, (1_700, 99)).await.unwrap();
     journal.forget(2).await.unwrap();
     drop(journal);
 
@@ -37,7 +37,8 @@ async fn frames_and_how_far_they_went_survive_a_restart() {
         received_at_ms: 1_000 + seq,
     };
     assert_eq!(opened.frames, (3..=6).map(index).collect::<Vec<_>>());
-    assert_eq!(opened.appended_through, 4);
+    assert_eq!((opened.appended_through, opened.next_seq), (4, 7));
+    assert_eq!(opened.newest_entry, (1_700, 99));
     let state = journal.state();
     assert_eq!((state.entries, state.bytes), (4, 28));
     let all: Vec<JournalFrame> = (3..=6).map(frame).collect();
@@ -57,14 +58,13 @@ async fn numbers_go_on_when_everything_is_forgotten() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal");
     let (journal, _) = Journal::open(&path, "one/1").unwrap();
-    journal.append(given(1..=5_000)).await.unwrap();
-    journal.appended(5_000).await.unwrap();
+    journal.append(1, given(1..=5_000)).await.unwrap();
+    journal.appended(5_000, (1, 1)).await.unwrap();
     journal.forget(u64::MAX).await.unwrap();
     assert_eq!(journal.state(), Default::default());
     drop(journal);
-    let (journal, opened) = Journal::open(&path, "one/1").unwrap();
-    assert_eq!(opened.frames, []);
-    assert_eq!(journal.append(given(1..=1)).await.unwrap(), 5_001..5_002);
+    let (_, opened) = Journal::open(&path, "one/1").unwrap();
+    assert_eq!((opened.frames.len(), opened.next_seq), (0, 5_001));
 }
 
 #[tokio::test]
@@ -76,7 +76,8 @@ async fn a_burst_leaves_no_growing_file() {
         .map(|at| (at, Bytes::from(vec![7; 1_000])))
         .collect();
     for round in 0..10 {
-        journal.append(burst.clone()).await.unwrap();
+        let first = round * 5_000 + 1;
+        journal.append(first, burst.clone()).await.unwrap();
         journal.forget(u64::MAX).await.unwrap();
         let size = |name| std::fs::metadata(tmp.path().join(name)).unwrap().len();
         let sizes = (size("journal"), size("journal-wal"));
@@ -101,10 +102,13 @@ async fn frames_keep_the_clock_that_stamped_them() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("journal");
     for (at, clock) in ["a/1", "a/2", "a/3", "a/4"].into_iter().enumerate() {
-        let (journal, _) = Journal::open(&path, clock).unwrap();
+        let (journal, opened) = Journal::open(&path, clock).unwrap();
         // The third life writes nothing.
         let frames = if at == 2 { 0 } else { 2 };
-        journal.append(given(1..=frames)).await.unwrap();
+        journal
+            .append(opened.next_seq, given(1..=frames))
+            .await
+            .unwrap();
     }
     let (journal, _) = Journal::open(&path, "a/5").unwrap();
     let clocks = async || {
@@ -114,6 +118,6 @@ async fn frames_keep_the_clock_that_stamped_them() {
     };
     assert_eq!(clocks().await, "a/1 a/1 a/2 a/2 a/4 a/4");
     journal.forget(3).await.unwrap();
-    journal.append(given(1..=1)).await.unwrap();
+    journal.append(7, given(1..=1)).await.unwrap();
     assert_eq!(clocks().await, "a/2 a/4 a/4 a/5");
 }
