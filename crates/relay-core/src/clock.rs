@@ -9,7 +9,8 @@
 //! - The age comes out too small by the transit of the fastest beat, never too large by more than
 //!   drift, for a clock that has been heard.
 //! - A clock never heard is waited for: its bridge beats twice a second. If it does not (it is dead,
-//!   or was started again), its publications are judged by its bridge's other clocks, else by that known clock which
+//!   or was started again), its publications are judged by what was known of it before our host was
+//!   started again, else by its bridge's other clocks, else by that known clock which
 //!   makes the publication oldest: a late surprise is worse than an expired job that is named.
 
 use std::collections::VecDeque;
@@ -30,6 +31,8 @@ pub struct Clocks {
     known: Vec<Known>,
     /// Clocks never heard, and when they were first asked about.
     awaited: Vec<(Box<str>, u64)>,
+    /// Differences that may not hold any more.
+    guessed: Vec<(Box<str>, i64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -110,9 +113,23 @@ impl Clocks {
         self.note(clock, u64::try_from(sent_at_ms).unwrap_or(0), now_ms);
     }
 
+    /// A difference that was known before our own host was started again, as far as its wall clock
+    /// tells: it counts until the clock is heard.
+    pub fn guess(&mut self, clock: &str, difference_ms: i64) {
+        if self.guessed.len() < CLOCKS_MAX {
+            self.guessed.push((clock.into(), difference_ms));
+        }
+    }
+
+    /// Whether this clock has been heard: else its ages are guessed.
+    #[must_use]
+    pub fn has_heard(&self, clock: &str) -> bool {
+        self.known.iter().any(|known| &*known.name == clock)
+    }
+
     /// Whether a beat of this clock may still come.
     fn is_awaited(&mut self, clock: &str, now_ms: u64) -> bool {
-        if self.known.iter().any(|known| &*known.name == clock) {
+        if self.has_heard(clock) {
             return false;
         }
         if let Some((_, since)) = self.awaited.iter().find(|(name, _)| &**name == clock) {
@@ -128,9 +145,13 @@ impl Clocks {
     fn difference(&self, clock: Option<&str>) -> Option<i64> {
         if let Some(clock) = clock {
             let newest_first = || self.known.iter().rev();
-            let same = newest_first().find(|known| &*known.name == clock);
-            let of_bridge = || newest_first().find(|known| known.bridge() == bridge_of(clock));
-            if let Some(known) = same.or_else(of_bridge) {
+            if let Some(known) = newest_first().find(|known| &*known.name == clock) {
+                return Some(known.difference());
+            }
+            if let Some((_, difference)) = self.guessed.iter().find(|(name, _)| &**name == clock) {
+                return Some(*difference);
+            }
+            if let Some(known) = newest_first().find(|known| known.bridge() == bridge_of(clock)) {
                 return Some(known.difference());
             }
         }
@@ -245,6 +266,19 @@ mod tests {
             let clock = Some(clock);
             assert_eq!(before.age_ms(clock, at, now), after.age_ms(clock, at, now));
         }
+    }
+
+    #[test]
+    fn guess_counts_until_the_clock_is_heard() {
+        let mut clocks = Clocks::default();
+        clocks.guess("b/1", 5_000);
+        clocks.note("a/1", 0, MINUTE);
+        assert_eq!(clocks.age_ms(Some("b/1"), 0, MINUTE), None, "awaited");
+        let later = MINUTE + PATIENCE_MS;
+        assert_eq!(clocks.age_ms(Some("b/1"), 0, later), Some(later - 5_000));
+        clocks.note("b/1", 0, later);
+        assert_eq!(clocks.age_ms(Some("b/1"), 0, later), Some(0));
+        assert!(clocks.has_heard("b/1"));
     }
 
     #[test]

@@ -277,19 +277,28 @@ impl Sequencer {
         }
     }
 
-    /// Moves to just before `id`: what waits in the buffer is delivered, the rest is lost.
+    /// Moves to just before `id`: what waits in the buffer is delivered, the rest is lost, or has
+    /// ended with its epoch.
     fn give_up_before(&mut self, id: EntryId, actions: &mut Vec<Action>) {
         while let Some(entry) = self.early.first_entry().filter(|entry| *entry.key() < id) {
             let publication = entry.remove();
             self.early_bytes -= publication.frame.len();
-            self.pass_to(publication.entry_id.previous(), actions);
+            let before = publication.entry_id.previous();
+            let gone = if before.epoch < id.epoch { ended } else { lost };
+            self.pass_to(before, gone, actions);
             self.deliver(publication, actions);
         }
-        self.pass_to(id.previous(), actions);
+        self.pass_to(id.previous(), lost, actions);
     }
 
-    /// Moves the position to `to` and reports every known number that is passed over.
-    fn pass_to(&mut self, to: EntryId, actions: &mut Vec<Action>) {
+    /// Moves the position to `to` and reports every known number that is passed over: as `gone`
+    /// those of the epoch of `to`.
+    fn pass_to(
+        &mut self,
+        to: EntryId,
+        gone: fn((EntryId, EntryId)) -> Action,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(from) = self.position else { return };
         if to.epoch > from.epoch {
             // The tail of the old epoch, and epochs of which nothing was delivered.
@@ -302,10 +311,10 @@ impl Sequencer {
                 from,
                 epoch: to.epoch,
             });
-            actions.extend(range(to.epoch, 0, to.number).map(lost));
+            actions.extend(range(to.epoch, 0, to.number).map(gone));
             self.newest = self.newest.split_off(&to.epoch);
         } else if to > from {
-            actions.extend(range(to.epoch, from.number, to.number).map(lost));
+            actions.extend(range(to.epoch, from.number, to.number).map(gone));
         } else {
             return;
         }

@@ -466,6 +466,36 @@ fn a_new_epoch_is_wanted_from_its_first_number() {
 }
 
 #[test]
+fn early_arrivals_of_an_ended_epoch_are_delivered_and_their_gaps_ended_not_lost() {
+    let mut sequencer = Sequencer::new(Some(id(5, 7)), SequencerConfig::default());
+    assert_eq!(
+        sequencer.apply(Event::Published(publication(id(5, 9)))),
+        [Action::ReadFrom { after: id(5, 7) }]
+    );
+    let page = Page {
+        after: id(5, 7),
+        through: id(6, 1),
+        entries: vec![publication(id(6, 1))],
+        newest: id(6, 1),
+    };
+    assert_eq!(
+        sequencer.apply(Event::Page(page)),
+        [
+            Action::Ended {
+                from: id(5, 8),
+                to: id(5, 8)
+            },
+            Action::Deliver(publication(id(5, 9))),
+            Action::NewEpoch {
+                from: id(5, 9),
+                epoch: 6
+            },
+            Action::Deliver(publication(id(6, 1))),
+        ]
+    );
+}
+
+#[test]
 fn a_server_that_knows_less_is_reported() {
     let mut sequencer = Sequencer::new(Some(id(5, 7)), SequencerConfig::default());
     assert_eq!(
