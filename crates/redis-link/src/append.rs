@@ -179,11 +179,23 @@ impl Appender {
     /// After an error each frame may or may not be appended: append the same frames again, which
     /// appends none twice. `is_transient()` tells whether that makes sense without a person.
     pub async fn append(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
+        self.append_stamped(&self.config.clock, frames).await
+    }
+
+    /// As [`append`](Self::append), of frames that another clock stamped: an earlier life's.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn append_stamped(
+        &self,
+        clock: &str,
+        frames: &[Frame],
+    ) -> Result<AppendOutcome, RedisError> {
         let mut appended = Vec::with_capacity(frames.len());
         let mut rest = frames;
         while !rest.is_empty() {
             let (batch, behind) = rest.split_at(batch_len(rest, self.appends.patience()));
-            match self.append_batch(batch).await? {
+            match self.append_batch(clock, batch).await? {
                 AppendOutcome::Appended(batch) => appended.extend(batch),
                 AppendOutcome::Stale => return Ok(AppendOutcome::Stale),
             }
@@ -192,7 +204,11 @@ impl Appender {
         Ok(AppendOutcome::Appended(appended))
     }
 
-    async fn append_batch(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
+    async fn append_batch(
+        &self,
+        clock: &str,
+        frames: &[Frame],
+    ) -> Result<AppendOutcome, RedisError> {
         const OPERATION: &str = "append publications";
         let bytes = frames.iter().map(|frame| frame.frame.len()).sum();
         let max = self.config.frame_bytes_max;
@@ -209,7 +225,7 @@ impl Appender {
         let known = self.newest();
         let calls: Vec<redis::Cmd> = frames
             .iter()
-            .map(|frame| self.append_call(frame, &session, known))
+            .map(|frame| self.append_call(clock, frame, &session, known))
             .collect();
         let replies = self
             .append
@@ -231,7 +247,13 @@ impl Appender {
         Ok(AppendOutcome::Appended(appended))
     }
 
-    fn append_call(&self, frame: &Frame, session: &Session, known: EntryId) -> redis::Cmd {
+    fn append_call(
+        &self,
+        clock: &str,
+        frame: &Frame,
+        session: &Session,
+        known: EntryId,
+    ) -> redis::Cmd {
         let mut call = self.append.call(3);
         call.arg(self.keys.head())
             .arg(self.keys.publications())
@@ -239,7 +261,7 @@ impl Appender {
         head_args(&mut call, session, known);
         call.arg(frame.frame.as_ref())
             .arg(frame.received_at_ms)
-            .arg(&self.config.clock)
+            .arg(clock)
             .arg(self.config.publications_max)
             .arg(
                 u64::try_from(self.config.seen_for.as_millis())

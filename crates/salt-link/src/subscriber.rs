@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -79,7 +79,7 @@ pub enum SubscriberEvent {
     Disconnected,
     /// One message.
     Frames {
-        /// When the thread took it off the socket, Unix milliseconds.
+        /// When the thread took it off the socket, by the process's clock that never steps.
         received_at_ms: u64,
         /// Its frames, at least one: `[payload]` or `[topic, payload]` from Salt.
         frames: Vec<Bytes>,
@@ -310,7 +310,7 @@ impl Thread {
                 }
             } else {
                 SubscriberEvent::Frames {
-                    received_at_ms: now_ms(),
+                    received_at_ms: daemon_kit::steady_millis(),
                     frames,
                 }
             };
@@ -401,9 +401,3 @@ impl Thread {
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
