@@ -301,3 +301,29 @@ async fn a_stale_heart_beat_is_not_heard() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn what_stands_in_an_epoch_that_sites_have_left_is_appended_again() {
+    let server = Server::start();
+    let one = appender(&server, "one");
+    append_surely(&one, &frames(0..3)).await;
+    let here = one.newest();
+    // Meanwhile an epoch was begun on another server, and the sites followed it; then the first
+    // server became the primary again.
+    let elsewhere = EntryId::new(here.epoch + 1000, 7);
+    let two = appender(&server, "two");
+    two.note(elsewhere);
+    let again = append_surely(&two, &frames(0..3)).await;
+    assert!(
+        again.iter().all(|a| !a.duplicate && a.entry_id > elsewhere),
+        "{again:?}"
+    );
+    // A bridge that had not heard of it joins, and its frames are known from then on.
+    assert!(
+        append_surely(&one, &frames(0..3))
+            .await
+            .iter()
+            .all(|a| a.duplicate)
+    );
+    assert_eq!(one.newest(), two.newest());
+}

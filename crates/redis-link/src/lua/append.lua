@@ -7,8 +7,10 @@
 
 if not sound or epoch ~= known_epoch then return {'stale'} end
 
+-- A marker counts from the epoch before this one on: what stands in older ones, sites have left.
 local seen = call('GET', KEYS[3])
-if seen then return {seen, 1} end
+local seen_epoch = seen and whole(string.match(seen, '^(%d+)-'))
+if seen_epoch and seen_epoch >= (whole(head[4]) or 0) then return {seen, 1} end
 
 local id = entry_id(epoch, number + 1)
 local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id,

@@ -18,10 +18,14 @@ for i = 1, #info, 2 do
     end
 end
 
-if sound and (last_epoch < epoch or (last_epoch == epoch and last_number <= number)) then
+-- Joined is only what was begun by somebody who knew of the caller's epoch: else markers of epochs
+-- that sites have left count there.
+local knew = sound and (epoch == known_epoch or (whole(head[4]) or 0) >= known_epoch)
+if knew and (last_epoch < epoch or (last_epoch == epoch and last_number <= number)) then
     return {entry_id(epoch, number), 1}
 end
 
 local begun = math.max(tonumber(ARGV[4]), (epoch or 0) + 1, known_epoch + 1, last_epoch + 1)
-call('HSET', KEYS[1], 'epoch', string.format('%.0f', begun), 'number', '0', 'run', ARGV[1])
+call('HSET', KEYS[1], 'epoch', string.format('%.0f', begun), 'number', '0', 'run', ARGV[1],
+    'previous', string.format('%.0f', math.max(epoch or 0, known_epoch)))
 return {entry_id(begun, 0), 0}

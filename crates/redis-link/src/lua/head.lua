@@ -6,7 +6,7 @@
 
 local function entry_id(epoch, number) return string.format('%.0f-%.0f', epoch, number) end
 
-local head = call('HMGET', KEYS[1], 'epoch', 'number', 'run')
+local head = call('HMGET', KEYS[1], 'epoch', 'number', 'run', 'previous')
 local epoch, number = whole(head[1]), whole(head[2])
 local known_epoch, known_number = tonumber(ARGV[2]), tonumber(ARGV[3])
 
