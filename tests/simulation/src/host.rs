@@ -45,6 +45,11 @@ impl Host {
         unsigned(self.anchor_ms + since + since * self.drift_ppm / 1_000_000)
     }
 
+    /// What to add to the process' clock to get the wall clock.
+    pub(crate) fn to_wall_ms(&self, now: u64) -> i64 {
+        signed(self.wall_ms(now)) - signed(self.clock_ms(now))
+    }
+
     /// Somebody, or NTP, sets the wall clock.
     pub(crate) fn step(&mut self, by_ms: i64) {
         self.wall_offset_ms += by_ms;

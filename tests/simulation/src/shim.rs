@@ -53,11 +53,20 @@ pub(crate) enum SpoolOp {
 struct Files {
     in_company: Option<bool>,
     keys: BTreeSet<u32>,
-    /// The own boot under which they hold, and what was known then.
-    clocks: Option<(u32, Vec<(Box<str>, i64)>)>,
+    clocks: Option<SavedClocks>,
     /// The boot of the last start: another one means that commits may be gone.
     boot: Option<u32>,
     records_lost: bool,
+}
+
+/// Differences to the bridges' clocks as they were known last.
+#[derive(Debug)]
+struct SavedClocks {
+    /// The own boot under which they hold.
+    boot: u32,
+    /// What to add to the own clock to get the wall clock.
+    to_wall_ms: i64,
+    known: Vec<(Box<str>, i64)>,
 }
 
 /// One shim: its disk, and its process while it runs.
@@ -157,9 +166,13 @@ impl World {
         let view = self.primary;
         let this = &mut self.shims[shim];
         let mut clocks = Clocks::default();
-        if let Some((_, known)) = this.files.clocks.as_ref().filter(|(of, _)| *of == boot) {
-            for (name, difference) in known {
-                clocks.restore(name, *difference, clock);
+        if let Some(saved) = &this.files.clocks {
+            for (name, difference) in &saved.known {
+                if saved.boot == boot {
+                    clocks.restore(name, *difference, clock);
+                } else {
+                    clocks.guess(name, difference + saved.to_wall_ms);
+                }
             }
         }
         let mut records: BTreeMap<u32, Record> = BTreeMap::new();
@@ -187,7 +200,8 @@ impl World {
         // A shim without a past cannot tell whether it is alone.
         let in_company = this.files.in_company.unwrap_or(this.tells_company);
         this.files.in_company.get_or_insert(in_company);
-        let up = Up::new(&this.spool);
+        let mut up = Up::new(&this.spool);
+        up.wants_key = true;
         this.process = Some(Process {
             clocks,
             lease: Lease::new(LeaseConfig::default(), in_company),
@@ -209,7 +223,11 @@ impl World {
             lower_incarnation,
             clocks_saved_at: now,
         });
-        self.fetch_returns(shim);
+        if self.shims[shim].files.records_lost {
+            self.fetch_all(shim);
+        } else {
+            self.fetch_returns(shim);
+        }
         self.subscribe(shim);
     }
 
@@ -408,7 +426,8 @@ impl World {
 
     pub(crate) fn shim_tick(&mut self, shim: usize) {
         let (now, clock) = (self.now, self.shim_clock(shim));
-        let boot = self.hosts[self.shims[shim].host].boot;
+        let host = &self.hosts[self.shims[shim].host];
+        let (boot, to_wall_ms) = (host.boot, host.to_wall_ms(now));
         let lower = self.shims[shim].lower;
         let lower_incarnation = self.life(Node::Lower(lower)).incarnation;
         let this = &mut self.shims[shim];
@@ -442,7 +461,11 @@ impl World {
             process.clocks_saved_at = now;
             let known = process.clocks.differences();
             let known = known.map(|(name, difference)| (name.into(), difference));
-            this.files.clocks = Some((boot, known.collect()));
+            this.files.clocks = Some(SavedClocks {
+                boot,
+                to_wall_ms,
+                known: known.collect(),
+            });
         }
         let lost = process.serials.lost(clock);
         for gap in lost {

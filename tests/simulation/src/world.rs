@@ -312,10 +312,14 @@ impl World {
     // The network.
 
     pub(crate) fn send(&mut self, from: Node, to: Node, message: Message) {
-        if self.rng.u32(..1000) < self.plan.loss_permille {
+        if self.now < self.plan.healed_at && self.rng.u32(..1000) < self.plan.loss_permille {
             return;
         }
-        let latency = self.latency(from, to);
+        let latency = match message {
+            // One connection, in order.
+            Message::Frame(_) => 2,
+            _ => self.latency(from, to),
+        };
         let sender = self.life(from).incarnation;
         self.after(
             latency,
@@ -355,7 +359,7 @@ impl World {
             .is_some_and(|until| self.now < *until)
         {
             // A TCP connection repeats until it is given up.
-            if self.rng.bool() {
+            if !matches!(message, Message::Frame(_)) && self.rng.bool() {
                 let wait = self.rng.u64(100..3_000);
                 self.after(wait, again(message));
             }

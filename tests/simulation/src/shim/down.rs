@@ -45,6 +45,8 @@ struct Current {
     job: u32,
     opened: bool,
     at_master: Option<AtMaster>,
+    /// The job cache could not tell: it may have been published before.
+    unknown: bool,
     /// When the verdict that led to the request was given.
     judged_at: u64,
     state: State,
@@ -73,7 +75,19 @@ impl World {
         if down.due.len() >= DUE_MAX && matches!(event, Event::Published(_)) {
             return;
         }
-        for action in down.sequencer.apply(event) {
+        let actions = down.sequencer.apply(event);
+        let ended = |epoch| {
+            let rest_of = |action: &Action| matches!(action, Action::Ended { to, .. } if to.epoch == epoch);
+            actions.iter().any(rest_of)
+        };
+        // They had come early, and what lay before them comes again later.
+        let early = actions.iter().filter_map(|action| match action {
+            Action::Deliver(publication) => Some(publication),
+            _ => None,
+        });
+        let early = early.filter(|publication| ended(publication.entry_id.epoch));
+        self.book.came_early(early.map(frame_of));
+        for action in actions {
             match action {
                 Action::Deliver(publication) => {
                     let (entry, frame) = (publication.entry_id, frame_of(&publication));
@@ -153,6 +167,9 @@ impl World {
             careful,
         });
         let subscribed = process.subscribed;
+        if others.is_some() {
+            self.fetch_all(shim);
+        }
         self.note(Note::Active { shim, fence, from: cursor });
         if subscribed {
             self.sequence(shim, Event::Connected);
@@ -192,6 +209,7 @@ impl World {
                         job,
                         opened: false,
                         at_master: None,
+                        unknown: false,
                         judged_at: now,
                         state: State::Judge,
                     });
@@ -272,6 +290,7 @@ impl World {
         if careful && current.at_master.is_none() {
             current.at_master = Some(at_master());
         }
+        current.unknown |= !readable && (careful || remembered == Remembered::Begun);
         let age = self.age(shim);
         let verdict = |at| judge(remembered, at, age, ttl);
         let process = self.shims[shim].process.as_mut();
@@ -335,8 +354,20 @@ impl World {
     fn expired(&mut self, shim: usize, job: u32) -> bool {
         let site = self.shims[shim].site;
         let true_age = self.true_age(shim);
+        let guessed = self.age_is_guessed(shim);
+        self.book.guesses = guessed;
         self.book.expired(site, job, true_age, &self.plan, self.now);
         self.finished(shim, "expired")
+    }
+
+    /// The clock that stamped the publication at hand was never heard.
+    fn age_is_guessed(&self, shim: usize) -> bool {
+        let Some(process) = &self.shims[shim].process else {
+            return false;
+        };
+        let current = process.down.as_ref().and_then(|down| down.current.as_ref());
+        let clock = current.and_then(|current| current.publication.clock.as_deref());
+        clock.is_some_and(|clock| !process.clocks.has_heard(clock))
     }
 
     /// By the world's own time, since the bridge that stamped it received it.
@@ -402,6 +433,7 @@ impl World {
         }
         let once = self.is(Mutation::AgeJudgedOnce);
         let (age, true_age) = (self.age(shim), self.true_age(shim));
+        let guessed = self.age_is_guessed(shim);
         let (now, lower) = (self.now, self.shims[shim].lower);
         let op = self.new_op();
         let ttl = self.plan.ttl_ms;
@@ -423,6 +455,7 @@ impl World {
             self.shims[shim].jobs.write(token, vec![JobOp::Begin { job, frame }]);
         }
         self.note(Note::PublishSent { shim, job, age_ms: true_age });
+        self.book.guesses = guessed;
         self.book.sent(job, true_age, &self.plan, now);
         self.send(
             Node::Shim(shim),
@@ -436,9 +469,11 @@ impl World {
         let state = process
             .and_then(|process| process.down.as_ref())
             .and_then(|down| down.current.as_ref())
-            .map(|current| current.state);
-        if state == Some(State::Publishing { op }) {
-            self.finish(shim, false);
+            .map(|current| (current.state, current.unknown));
+        if let Some((State::Publishing { op: of }, unknown)) = state
+            && of == op
+        {
+            self.finish(shim, unknown);
         }
     }
 

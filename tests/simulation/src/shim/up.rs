@@ -177,17 +177,20 @@ impl World {
         self.book.bound("spool", spool.len(), max, now);
     }
 
-    /// Everything that the lower master has of the jobs published here and that was never spooled.
+    /// Everything in the job cache: records of ours are gone, or another shim has worked here.
+    pub(super) fn fetch_all(&mut self, shim: usize) {
+        let lower = self.shims[shim].lower;
+        for job in self.lowers[lower].jobs.clone() {
+            self.fetch_returns_of(shim, job);
+        }
+    }
+
+    /// Everything that the lower master has of the jobs published here, or begun, and that the top master has not.
     pub(super) fn fetch_returns(&mut self, shim: usize) {
         let Some(process) = &self.shims[shim].process else {
             return;
         };
-        let jobs: Vec<u32> = process
-            .records
-            .iter()
-            .filter(|(_, record)| record.done)
-            .map(|(job, _)| *job)
-            .collect();
+        let jobs: Vec<u32> = process.records.keys().copied().collect();
         for job in jobs {
             self.fetch_returns_of(shim, job);
         }
