@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Kill(Node),
     /// The host loses its power: the process dies, and what was not synced is gone.
     PowerCut(Node),
+    /// The disk takes no write for so long.
+    DiskStalls(Node, u64),
     /// SIGTERM.
     Drain(Node),
     Start(Node),
@@ -79,7 +81,7 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
         } else {
             Node::Shim(rng.usize(0..shims))
         };
-        match rng.u8(0..20) {
+        match rng.u8(0..21) {
             0..4 => {
                 add(at, Fault::Kill(daemon));
                 add(at + span, Fault::Start(daemon));
@@ -141,8 +143,12 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
                     add(at, Fault::Cut(bridge, Node::Mom, span));
                 }
             }
+            15 => add(at, Fault::DiskStalls(daemon, span)),
             _ => redis(rng, at, span, &mut failed_over, &mut add),
         }
+    }
+    if rng.u8(0..32) == 0 {
+        back_in_time(rng, plan);
     }
     // Two faults at the same place, close to each other, are what is rarely thought of.
     if plan.family != Family::Single && rng.u8(0..4) == 0 {
@@ -151,6 +157,24 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
         plan.faults.push((plan.healed_at, Fault::Start(Node::Shim(1))));
         plan.faults.push((at + 200, Fault::MinionRestarts(1)));
     }
+}
+
+/// Sites follow into a second epoch, then Redis goes back to the first: what a site has not had is
+/// marked there as appended, in an epoch that it will never read again.
+fn back_in_time(rng: &mut Rng, plan: &mut Plan) {
+    let at = rng.u64(2_000..plan.healed_at - 14_000);
+    let site = rng.usize(0..2);
+    let redis = |fault| Fault::Redis(fault, 0);
+    plan.publish_at.extend((1..6).map(|step| at + step * 500));
+    plan.faults.extend([
+        (at, Fault::Pause(Node::Lower(site), 12_000)),
+        (at + 3_000, redis(RedisFault::Save)),
+        (at + 4_000, redis(RedisFault::Flush)),
+        (at + 7_000, Fault::Kill(Node::Shim(site))),
+        (at + 8_000, redis(RedisFault::Die)),
+        (at + 9_000, redis(RedisFault::BackOld)),
+        (at + 10_000, Fault::Start(Node::Shim(site))),
+    ]);
 }
 
 fn redis(
@@ -196,6 +220,10 @@ impl World {
         match fault {
             Fault::Kill(node) => self.kill(node, false),
             Fault::PowerCut(node) => self.kill(node, true),
+            Fault::DiskStalls(node, span) => {
+                let until = self.now + span;
+                self.life(node).disk_stalls_until = until;
+            }
             Fault::Drain(node) => {
                 if let (Node::Shim(shim), true) = (node, self.life(node).up) {
                     self.shim_drains(shim);

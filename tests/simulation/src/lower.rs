@@ -59,12 +59,11 @@ impl World {
                 op,
                 shim,
                 job,
-                frame,
                 judged_at,
             } => {
                 self.note(Note::Ran { lower, job });
                 let site = self.lowers[lower].site;
-                self.book.ran(site, lower, job, frame, judged_at, self.now);
+                self.book.ran(site, lower, job, judged_at, self.now);
                 self.lowers[lower].jobs.insert(job);
                 for minion in 0..self.minions.len() {
                     if self.minions[minion].lowers.contains(&lower) {

@@ -179,7 +179,6 @@ pub(crate) enum Message {
         op: u64,
         shim: usize,
         job: u32,
-        frame: u32,
         judged_at: u64,
     },
     Published {

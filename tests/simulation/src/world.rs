@@ -95,6 +95,7 @@ pub(crate) struct Life {
     pub(crate) up: bool,
     pub(crate) incarnation: u32,
     pub(crate) paused_until: u64,
+    pub(crate) disk_stalls_until: u64,
 }
 
 /// Everything; see the module's head.
@@ -298,14 +299,16 @@ impl World {
     /// A write that ends after a moment. The caller puts it into its file.
     pub(crate) fn write_takes(&mut self, node: Node) -> u64 {
         let token = self.new_op();
-        let incarnation = self.life(node).incarnation;
+        let life = *self.life(node);
+        let incarnation = life.incarnation;
+        let stalled = life.disk_stalls_until.max(self.now) - self.now;
         let slow = self.rng.u8(..) < 8;
         let ms = if slow {
             self.rng.u64(50..800)
         } else {
             self.rng.u64(1..8)
         };
-        self.after(ms, Event::Written(node, incarnation, token));
+        self.after(stalled + ms, Event::Written(node, incarnation, token));
         token
     }
 

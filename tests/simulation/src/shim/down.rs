@@ -434,7 +434,7 @@ impl World {
         let once = self.is(Mutation::AgeJudgedOnce);
         let (age, true_age) = (self.age(shim), self.true_age(shim));
         let guessed = self.age_is_guessed(shim);
-        let (now, lower) = (self.now, self.shims[shim].lower);
+        let (now, site, lower) = (self.now, self.shims[shim].site, self.shims[shim].lower);
         let op = self.new_op();
         let ttl = self.plan.ttl_ms;
         let Some(process) = &mut self.shims[shim].process else {
@@ -456,11 +456,11 @@ impl World {
         }
         self.note(Note::PublishSent { shim, job, age_ms: true_age });
         self.book.guesses = guessed;
-        self.book.sent(job, true_age, &self.plan, now);
+        self.book.sent(site, (job, frame), true_age, &self.plan, now);
         self.send(
             Node::Shim(shim),
             Node::Lower(lower),
-            Message::Publish { op, shim, job, frame, judged_at },
+            Message::Publish { op, shim, job, judged_at },
         );
     }
 
