@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::{CancellationToken, http::Condition, unix_millis};
+use daemon_kit::{CancellationToken, http::Condition, steady_millis};
 use redis_link::{Appender, Beaten};
 use tokio::{
     sync::Notify,
@@ -35,7 +35,7 @@ pub(crate) async fn run(
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        match appender.beat(unix_millis()).await {
+        match appender.beat(steady_millis()).await {
             Ok(Beaten::Stale) => {
                 stale.notify_one();
                 ticks.reset_after(STALE_RETRY);
@@ -47,6 +47,7 @@ pub(crate) async fn run(
                 }
             }
             Err(err) => {
+                telemetry.redis_failed(err.reason());
                 if redis.fails(daemon_kit::chain(&err)) {
                     telemetry.redis_down(&err);
                 }

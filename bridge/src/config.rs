@@ -2,15 +2,18 @@
 
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use daemon_kit::{config::Section, http};
 use redis_link::{ManagedRedisConfig, Persistence, RedisConfig, RelayKeys, SiteName};
+use relay_core::backlog::BacklogConfig;
 use salt_link::salt_config::MasterConfig;
 
 /// Keys that only a master-shim reads; the two daemons may share a file.
-const OTHERS_KEYS: &[&str] = &["answer_as_site", "job_ttl", "minion_config"];
+const OTHERS_KEYS: &[&str] = &["answer_as_site", "minion_config", "spool"];
 
 /// Keys of the section `redis` that only count for a server of the bridge's own.
 const MANAGED_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];
@@ -20,6 +23,18 @@ const NAME: &str = "choose a short name of letters and digits, such as main";
 
 /// The name of the only bridge of a MoM. A second one needs a name of its own.
 const DEFAULT_BRIDGE: &str = "bridge";
+
+/// When a publication is too old for a site that has no other word on it; the sites' default, too.
+const JOB_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
+
+/// Frames are kept at least so long: a job's own expiry may be longer than `job_ttl`.
+const JOURNAL_AGE_MIN: Duration = Duration::from_secs(15 * 60);
+
+/// Room for a few of the largest frames, and up to what a disk may have.
+const JOURNAL_BYTES: RangeInclusive<u64> = (16 << 20)..=(1 << 40);
+
+/// Some 30 bytes of memory for each.
+const JOURNAL_ENTRIES: RangeInclusive<u64> = 1_000..=10_000_000;
 
 /// The bridge's configuration, checked.
 #[derive(Debug)]
@@ -36,6 +51,8 @@ pub struct Config {
     pub(crate) publications_max: u64,
     /// Requests to the MoM at the same time.
     pub(crate) mom_requests: usize,
+    /// Bounds of the journal.
+    pub(crate) journal: BacklogConfig,
     /// Where the bridge keeps its files.
     pub(crate) state_dir: PathBuf,
     /// Where metrics and health are served.
@@ -68,6 +85,7 @@ impl Config {
         let redis = read_redis(&root.section("redis"), &state_dir);
         let publications_max = root.u64("publications_max", 100_000, 1..=100_000_000);
         let mom_requests = root.u64("mom_requests", 16, 1..=256);
+        let journal = read_journal(root)?;
         let listen = http::read_listen(root);
         Some(Self {
             keys: keys.ok()?,
@@ -76,10 +94,23 @@ impl Config {
             redis,
             publications_max,
             mom_requests: usize::try_from(mom_requests).ok()?,
+            journal,
             state_dir,
             listen,
         })
     }
+}
+
+fn read_journal(root: &Section<'_>) -> Option<BacklogConfig> {
+    let section = root.section("journal");
+    let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
+    let age_max = job_ttl.max(JOURNAL_AGE_MIN);
+    let entries_max = section.u64("max_entries", 1_000_000, JOURNAL_ENTRIES);
+    Some(BacklogConfig {
+        bytes_max: section.bytes("max_bytes", 512 << 20, JOURNAL_BYTES),
+        entries_max: usize::try_from(entries_max).ok()?,
+        age_max_ms: u64::try_from(age_max.as_millis()).ok()?,
+    })
 }
 
 fn read_redis(section: &Section<'_>, state_dir: &Path) -> RedisServer {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!            ┌────────────────────────── bridge ──────────────────────────┐
-//! MoM 4505 ──┼─► SUB thread ──► publications ──► Appender ────────────────┼─► Redis: stream + pub/sub
+//! MoM 4505 ──┼─► SUB thread ──► intake ──► publications ──► Appender ─────┼─► Redis: stream + pub/sub
+//!            │                    └► journal ─┘                           │
 //!            │                  beats ─────────► Appender ────────────────┼─► Redis: heart-beats
 //! MoM 4506 ◄─┼── request pool ◄── requests ◄──── RequestsConsumer ◄───────┼── Redis: requests
 //!            │        └─────────────────────────► Replier ────────────────┼─► Redis: replies
@@ -23,11 +24,12 @@ use redis_link::{
     RequestsConsumer, Role,
 };
 use salt_link::{
-    queue::Receiver,
+    queue::{QueueBounds, Receiver},
     requester::{RequestPool, RequestPoolConfig},
     socket::Endpoint,
     subscriber::{Subscriber, SubscriberConfig, SubscriberEvent, SubscriberHandle},
 };
+use store::Journal;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::DropGuard;
 
@@ -35,20 +37,33 @@ pub use config::Config;
 
 mod beats;
 mod config;
+mod intake;
 mod publications;
 mod requests;
 mod telemetry;
 
 use self::{
-    config::RedisServer, publications::PublicationsTask, requests::RequestsTask,
+    config::RedisServer,
+    intake::IntakeTask,
+    publications::{PublicationsParts, PublicationsTask},
+    requests::RequestsTask,
     telemetry::Telemetry,
 };
 
 /// How long a drain may take: the MoM's slowest ordinary reply and a little.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Publications that wait for Redis; the bytes are bounded beside (64 MiB).
-const PUBLICATIONS_QUEUED_MAX: usize = 100_000;
+/// Publications that wait for the journal; the bytes are bounded beside. When full the SUB thread stops reading.
+const PUBLICATIONS_QUEUED: QueueBounds = QueueBounds {
+    entries: 50_000,
+    bytes: 16 << 20,
+};
+
+/// Batches on their way from the journal to Redis, of 4 MiB each. When full the intake waits.
+const NUMBERED_BATCHES: usize = 2;
+
+/// A frame is known as appended for so long after the journal has forgotten it: what another bridge's journal may be behind.
+const SEEN_LONGER: Duration = Duration::from_secs(5 * 60);
 
 /// Requests on their way from the consumer to the task. When full the consumer waits.
 const REQUEST_EVENTS: usize = 64;
@@ -87,9 +102,12 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let publish_port = subscribe(&config)?;
     let request_port = request_pool(&config)?;
 
+    let journal_age = Duration::from_millis(config.journal.age_max_ms);
+    let clock = format!("{}/{}", config.bridge, daemon_kit::steady_millis());
     let appender = AppenderConfig {
         publications_max: config.publications_max,
-        clock: format!("{}/{}", config.bridge, daemon_kit::unix_millis()),
+        seen_for: journal_age + SEEN_LONGER,
+        clock: clock.clone(),
         ..AppenderConfig::default()
     };
     let appender = Arc::new(Appender::new(
@@ -98,15 +116,32 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         config.bridge.clone(),
         appender,
     ));
+    let journal = state_dir.file("journal");
+    let (journal, opened) = Journal::open(&journal, &clock).context("the journal")?;
+    if let Some(set_aside) = &opened.opened.set_aside {
+        telemetry.journal_set_aside(set_aside);
+    }
+    let (numbered, numbered_receiver) = mpsc::channel(NUMBERED_BATCHES);
     let (_subscriber, publications) = publish_port;
-    let stale = Arc::new(Notify::new());
-    let publications = PublicationsTask::new(
+    let intake = IntakeTask::new(
         publications,
-        Arc::clone(&appender),
-        readiness.condition("mom"),
+        (journal.clone(), opened.next_seq),
+        numbered,
+        (readiness.condition("mom"), readiness.condition("journal")),
         telemetry.clone(),
-        Arc::clone(&stale),
     );
+    tasks.spawn("intake", intake.run(tasks.shutdown().clone()));
+    let stale = Arc::new(Notify::new());
+    let publications = PublicationsTask::new(PublicationsParts {
+        intake: numbered_receiver,
+        appender: Arc::clone(&appender),
+        journal,
+        opened,
+        clock,
+        bounds: config.journal,
+        stale: Arc::clone(&stale),
+        telemetry: telemetry.clone(),
+    });
     let publications = publications.run(tasks.shutdown().clone());
     tasks.spawn(
         "publications",
@@ -201,7 +236,7 @@ fn open_redis(
 fn subscribe(config: &Config) -> anyhow::Result<(SubscriberHandle, Receiver<SubscriberEvent>)> {
     let endpoint = Endpoint::tcp(config.mom.connect_host(), config.mom.publish_port)?;
     let mut subscriber = SubscriberConfig::new(endpoint);
-    subscriber.queue.entries = PUBLICATIONS_QUEUED_MAX;
+    subscriber.queue = PUBLICATIONS_QUEUED;
     Ok(Subscriber::spawn(subscriber)?)
 }
 

@@ -1,243 +1,392 @@
-//! Carries the MoM's publications into Redis, unopened and in their order.
+//! Carries the journal's frames into Redis, unopened and in their order, and again when Redis has forgotten them.
 //!
-//! One task per bridge; the only reader of the SUB socket's queue and the only one that appends.
+//! One task per bridge; the only one that appends, and the only one that lets the journal forget.
 //!
 //! ```text
-//! MoM 4505 ──► SUB thread ──queue──► PublicationsTask ──append (Lua)──► stream + pub/sub
+//! IntakeTask ──numbered frames──► PublicationsTask ──append (Lua)──► stream + pub/sub
+//!                                  │  ▲      ▲
+//!                        Backlog ◄─┘  │      └─ stale ── heart-beats
+//!                                     └─ journal: what is not in memory any more
 //! ```
-//! - A frame leaves the task only when Redis has it; an append whose outcome is unknown is repeated, and Redis drops
-//!   what it has already.
-//! - While Redis is away frames wait in the queue, bounded by entries and bytes; when it is full the SUB thread stops
-//!   reading, then the MoM's own high-water mark counts, and what is lost there the sites see in the MoM's serial.
+//! - Frames are appended in the order of their numbers, one call at a time. A call of unknown outcome is repeated, and
+//!   Redis drops what it has already.
+//! - After `Stale` an epoch is begun; unless it is the one that we appended to before, all that the journal holds
+//!   unexpired is appended again, before anything new.
+//! - While Redis is away frames wait on disk, until they expire or the journal's bound is reached; both are counted.
+//! - At the end, once the intake has ended, what waits is appended; what Redis does not take stays in the journal.
 
-use std::time::Duration;
+use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use daemon_kit::{CancellationToken, backoff::Backoff, http::Condition, unix_millis};
-use redis_link::{AppendOutcome, Appender, AppenderConfig, Frame, RedisError};
-use salt_link::{queue::Receiver, subscriber::SubscriberEvent};
-use salt_wire::publication::topics::{self, Selection};
-use tokio::sync::Notify;
+use daemon_kit::{CancellationToken, backoff::Backoff, steady_millis};
+use redis_link::Appender;
+use relay_core::{
+    EntryId,
+    backlog::{Backlog, BacklogConfig, Gone},
+};
+use store::{Journal, JournalOpened, StoreError};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
 
-use crate::telemetry::Telemetry;
+use crate::{intake::Numbered, telemetry::Telemetry};
+
+mod attempt;
+
+use self::attempt::{Attempt, Outcome};
 
 /// Most frames in one call of [`Appender::append`].
 const BATCH_FRAMES_MAX: usize = 256;
 
 /// Most bytes in one call, but for a single larger frame.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+const BATCH_BYTES_MAX: u64 = 8 << 20;
+
+/// Frames on disk that are kept in memory as well, so that they need not be read: what comes while one call is made.
+const RECENT_BYTES_MAX: usize = 8 << 20;
+
+/// Frames that are in memory only. When full nothing is taken from the intake.
+const UNJOURNALED_BYTES_MAX: usize = 16 << 20;
 
 /// Pauses between attempts to append.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// How often ages are looked at, and the journal is told how far Redis is: what is not told is only appended again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the drain may take: less than the daemon's grace.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
 /// The task; see the module's head.
 pub(crate) struct PublicationsTask {
-    events: Receiver<SubscriberEvent>,
-    appender: std::sync::Arc<Appender>,
-    mom: Condition,
-    telemetry: Telemetry,
+    intake: mpsc::Receiver<Vec<Numbered>>,
+    appender: Arc<Appender>,
+    journal: Journal,
+    clock: Arc<str>,
+    backlog: Backlog,
+    /// Frames still in memory, by ascending number.
+    recent: VecDeque<Numbered>,
+    recent_bytes: usize,
+    unjournaled_bytes: usize,
     /// Told when a heart-beat finds that an epoch has to be begun.
-    stale: std::sync::Arc<Notify>,
-    frame_bytes_max: usize,
-    stalls: u64,
+    stale: Arc<Notify>,
+    must_begin: bool,
+    /// The epoch that the frames up to `appended_through` are in.
+    epoch: u64,
+    appended_through: u64,
+    noted_through: u64,
+    newest: EntryId,
+    under_way: JoinSet<Outcome>,
+    /// What the journal has to do; one thing at a time.
+    keeping: JoinSet<Result<(), StoreError>>,
+    forget_through: Option<u64>,
+    damaged: u64,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    has_intake_ended: bool,
+    /// Set once the daemon shall end.
+    deadline: Option<Instant>,
+    telemetry: Telemetry,
+}
+
+/// What the task is built from.
+pub(crate) struct PublicationsParts {
+    pub(crate) intake: mpsc::Receiver<Vec<Numbered>>,
+    pub(crate) appender: Arc<Appender>,
+    pub(crate) journal: Journal,
+    pub(crate) opened: JournalOpened,
+    /// The name of this process's clock.
+    pub(crate) clock: String,
+    pub(crate) bounds: BacklogConfig,
+    pub(crate) stale: Arc<Notify>,
+    pub(crate) telemetry: Telemetry,
+}
+
+/// What the task waits for.
+enum Event {
+    Received(Vec<Numbered>),
+    IntakeEnded,
+    Attempted(Outcome),
+    Kept(Result<(), StoreError>),
+    Stale,
+    Tick,
+    RetryDue,
+    Ending,
+    DrainOver,
 }
 
 impl PublicationsTask {
-    /// `mom` tells whether the publish port is connected.
-    pub(crate) fn new(
-        events: Receiver<SubscriberEvent>,
-        appender: std::sync::Arc<Appender>,
-        mom: Condition,
-        telemetry: Telemetry,
-        stale: std::sync::Arc<Notify>,
-    ) -> Self {
+    pub(crate) fn new(parts: PublicationsParts) -> Self {
+        let mut backlog = Backlog::new(parts.bounds);
+        let now_ms = steady_millis();
+        for frame in &parts.opened.frames {
+            // Stamped by the clock of another life: their age counts from now.
+            backlog.received(frame.seq, frame.bytes.into(), now_ms);
+        }
+        backlog.appended(parts.opened.appended_through);
+        let (epoch, number) = parts.opened.newest_entry;
+        let newest = EntryId { epoch, number };
+        parts.appender.note(newest);
+        parts
+            .telemetry
+            .journal_opened(backlog.kept().0, backlog.waiting().0);
         Self {
-            events,
-            appender,
-            mom,
-            telemetry,
-            stale,
-            frame_bytes_max: AppenderConfig::default().frame_bytes_max,
-            stalls: 0,
+            intake: parts.intake,
+            appender: parts.appender,
+            journal: parts.journal,
+            clock: parts.clock.into(),
+            backlog,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            unjournaled_bytes: 0,
+            stale: parts.stale,
+            must_begin: false,
+            epoch,
+            appended_through: parts.opened.appended_through,
+            noted_through: parts.opened.appended_through,
+            newest,
+            under_way: JoinSet::new(),
+            keeping: JoinSet::new(),
+            forget_through: None,
+            damaged: 0,
+            backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+            retry_at: None,
+            has_intake_ended: false,
+            deadline: None,
+            telemetry: parts.telemetry,
         }
     }
 
-    /// Runs until `shutdown`, then appends what was received before it.
+    /// Runs until the intake has ended and what it had given is in Redis, or cannot be.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let first = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                () = self.stale.notified() => {
-                    if let Err(err) = self.begin_epoch().await {
-                        self.telemetry.append_failed(&err, 0);
-                    }
-                    continue;
-                }
-                event = self.events.recv() => event,
-            };
-            let Some(first) = first else { return };
-            self.carry(first, &shutdown).await;
-        }
-        let mut left = self.events.gauge().state().entries;
-        while left > 0
-            && let Some(first) = self.events.recv().await
-        {
-            left = left.saturating_sub(self.carry(first, &shutdown).await);
-        }
-    }
-
-    /// Appends `first` and what is there already; returns how many events that were.
-    async fn carry(&mut self, first: SubscriberEvent, shutdown: &CancellationToken) -> usize {
-        let (frames, events) = self.batch(first).await;
-        if !frames.is_empty() {
-            self.append(frames, shutdown).await;
-        }
-        self.report_queue();
-        events
-    }
-
-    /// The frames of `first` and of what is there already, and how many events that were.
-    async fn batch(&mut self, first: SubscriberEvent) -> (Vec<Frame>, usize) {
-        let mut frames = Vec::new();
-        let (mut bytes, mut events) = (0, 0);
-        let mut next = Some(first);
-        while let Some(event) = next {
-            events += 1;
-            if let Some(frame) = self.frame_of(event) {
-                bytes += frame.frame.len();
-                frames.push(frame);
-            }
-            if frames.len() >= BATCH_FRAMES_MAX || bytes >= BATCH_BYTES_MAX {
+            self.start();
+            self.report();
+            if self.has_intake_ended && self.is_idle() {
                 break;
             }
-            next = tokio::select! {
-                biased;
-                event = self.events.recv() => event,
-                () = std::future::ready(()) => None,
+            let event = tokio::select! {
+                frames = self.intake.recv(), if self.has_room() => {
+                    frames.map_or(Event::IntakeEnded, Event::Received)
+                }
+                Some(done) = self.under_way.join_next() => {
+                    Event::Attempted(done.expect("an attempt does not panic"))
+                }
+                Some(done) = self.keeping.join_next() => {
+                    Event::Kept(done.expect("the journal's handle does not panic"))
+                }
+                () = self.stale.notified() => Event::Stale,
+                _ = ticks.tick() => Event::Tick,
+                () = until(self.retry_at) => Event::RetryDue,
+                () = shutdown.cancelled(), if self.deadline.is_none() => Event::Ending,
+                () = until(self.deadline) => Event::DrainOver,
             };
+            if matches!(event, Event::DrainOver) {
+                break;
+            }
+            self.apply(event);
         }
-        (frames, events)
+        self.finish().await;
     }
 
-    fn frame_of(&self, event: SubscriberEvent) -> Option<Frame> {
+    /// Starts what is due: the next append, the next thing for the journal to do.
+    fn start(&mut self) {
+        if self.under_way.is_empty() && self.retry_at.is_none() {
+            let batch = self.backlog.next_batch(BATCH_FRAMES_MAX, BATCH_BYTES_MAX);
+            if batch.is_some() || self.must_begin {
+                let attempt = self.attempt(batch);
+                self.under_way.spawn(attempt.run());
+            }
+        }
+        if self.keeping.is_empty()
+            && let Some(through) = self.forget_through.take()
+        {
+            let journal = self.journal.clone();
+            self.keeping
+                .spawn(async move { journal.forget(through).await });
+        }
+    }
+
+    fn attempt(&self, batch: Option<RangeInclusive<u64>>) -> Attempt {
+        let held = batch.as_ref().map_or_else(Vec::new, |batch| {
+            let begin = self
+                .recent
+                .partition_point(|held| held.seq < *batch.start());
+            let held = self.recent.range(begin..);
+            let held = held.take_while(|held| batch.contains(&held.seq));
+            held.cloned().collect()
+        });
+        Attempt {
+            appender: Arc::clone(&self.appender),
+            journal: self.journal.clone(),
+            clock: Arc::clone(&self.clock),
+            must_begin: self.must_begin,
+            batch,
+            held,
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
         match event {
-            SubscriberEvent::Connected => {
-                self.mom.holds();
-                self.telemetry.mom_connected();
-            }
-            SubscriberEvent::Disconnected => {
-                self.mom.fails("publish port not connected");
-                self.telemetry.mom_disconnected();
-            }
-            SubscriberEvent::Malformed { reason } => self.telemetry.publication_malformed(reason),
-            SubscriberEvent::Frames {
-                received_at_ms,
-                frames,
-            } => {
-                return self.payload_of(&frames).map(|frame| Frame {
-                    received_at_ms,
-                    frame,
-                });
-            }
+            Event::Received(frames) => self.receive(frames),
+            Event::IntakeEnded => self.has_intake_ended = true,
+            Event::Ending => self.deadline = Some(Instant::now() + DRAIN_MAX),
+            Event::Attempted(outcome) => self.attempted(outcome),
+            Event::Kept(Ok(())) | Event::DrainOver => {}
+            // Tried again with the next tick; what is not forgotten is only there longer.
+            Event::Kept(Err(err)) => self.telemetry.journal_not_kept(&err),
+            Event::Stale => self.must_begin = true,
+            Event::Tick => self.tick(),
+            Event::RetryDue => self.retry_at = None,
         }
-        None
     }
 
-    fn payload_of(&self, frames: &[Bytes]) -> Option<Bytes> {
-        match payload(frames, self.frame_bytes_max) {
-            Ok(payload) => {
-                if let Some(payload) = &payload {
-                    self.telemetry.publication_received(payload.len());
+    fn receive(&mut self, frames: Vec<Numbered>) {
+        for frame in frames {
+            let bytes = frame.frame.len();
+            self.backlog
+                .received(frame.seq, bytes as u64, frame.received_at_ms);
+            if !frame.on_disk {
+                self.unjournaled_bytes += bytes;
+            } else if self.recent_bytes + bytes > RECENT_BYTES_MAX {
+                continue;
+            }
+            self.recent_bytes += bytes;
+            self.recent.push_back(frame);
+        }
+        let gone = self.backlog.shed();
+        if gone.unappended > 0 {
+            self.telemetry.publications_shed(gone.unappended);
+        }
+        self.let_go(gone);
+    }
+
+    fn attempted(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Appended { through, entries } => {
+                for (entry, seq, latency) in entries {
+                    let again = seq <= self.appended_through;
+                    self.telemetry.publication_appended(&entry, latency, again);
+                    self.newest = self.newest.max(entry.entry_id);
                 }
-                payload
+                self.backlog.appended(through);
+                self.appended_through = self.appended_through.max(through);
+                self.forget_recent(through);
+                self.backoff.reset();
             }
-            Err(reason) => {
-                self.telemetry.publication_malformed(reason);
-                None
-            }
-        }
-    }
-
-    /// Appends until Redis has them. After `shutdown` a single attempt is left: the daemon's grace is short.
-    async fn append(&self, frames: Vec<Frame>, shutdown: &CancellationToken) {
-        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-        loop {
-            match self.append_or_begin(&frames).await {
-                Ok(AppendOutcome::Stale) => continue,
-                Ok(AppendOutcome::Appended(appended)) => {
-                    for (appended, frame) in appended.iter().zip(&frames) {
-                        self.telemetry
-                            .publication_appended(appended, frame.received_at_ms);
-                    }
-                    return;
+            Outcome::Begun { epoch, joined } => {
+                self.must_begin = false;
+                if epoch != self.epoch {
+                    self.epoch = epoch;
+                    self.newest = self.newest.max(EntryId { epoch, number: 0 });
+                    self.telemetry
+                        .epoch_begun(epoch, joined, self.backlog.kept().0);
+                    self.backlog.rewind();
                 }
-                Err(err) if shutdown.is_cancelled() => {
-                    for _ in &frames {
-                        self.telemetry.publication_refused(&err);
-                    }
-                    return;
-                }
-                Err(err) => self.telemetry.append_failed(&err, frames.len()),
+                self.backoff.reset();
             }
-            tokio::select! {
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-                () = shutdown.cancelled() => {}
+            Outcome::Failed(err) => {
+                self.telemetry.append_failed(&err, self.backlog.waiting().0);
+                self.failed();
+            }
+            Outcome::Unreadable(err) => {
+                self.telemetry.journal_unreadable(&err);
+                self.failed();
             }
         }
     }
 
-    /// After `Stale` an epoch has been begun, and the same frames are to be appended again.
-    async fn append_or_begin(&self, frames: &[Frame]) -> Result<AppendOutcome, RedisError> {
-        let outcome = self.appender.append(frames).await?;
-        if outcome == AppendOutcome::Stale {
-            self.begin_epoch().await?;
+    fn failed(&mut self) {
+        if self.has_intake_ended {
+            // The grace is short, and the journal has what Redis does not take.
+            self.deadline = Some(Instant::now());
         }
-        Ok(outcome)
+        self.retry_at = Some(Instant::now() + self.backoff.next_delay());
     }
 
-    async fn begin_epoch(&self) -> Result<(), RedisError> {
-        let begun = self.appender.begin_epoch(unix_millis()).await?;
-        self.telemetry.epoch_begun(begun.epoch, begun.joined);
-        Ok(())
+    fn tick(&mut self) {
+        let gone = self.backlog.expire(steady_millis());
+        if gone.unappended > 0 {
+            self.telemetry.publications_expired(gone.unappended);
+        }
+        self.let_go(gone);
+        let damaged = self.journal.state().damaged;
+        if damaged > self.damaged {
+            self.telemetry.publications_damaged(damaged - self.damaged);
+            self.damaged = damaged;
+        }
+        if self.keeping.is_empty() && self.noted_through < self.appended_through {
+            let noting = self.note();
+            self.keeping.spawn(noting);
+        }
     }
 
-    fn report_queue(&mut self) {
-        let state = self.events.gauge().state();
+    /// Tells the journal how far Redis is.
+    fn note(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        self.noted_through = self.appended_through;
+        let (journal, through) = (self.journal.clone(), self.appended_through);
+        let newest = (self.newest.epoch, self.newest.number);
+        async move { journal.appended(through, newest).await }
+    }
+
+    fn let_go(&mut self, gone: Gone) {
+        if let Some(through) = gone.through {
+            self.forget_recent(through);
+            self.forget_through = Some(through);
+        }
+    }
+
+    fn forget_recent(&mut self, through: u64) {
+        while let Some(front) = self.recent.front()
+            && front.seq <= through
+        {
+            let bytes = front.frame.len();
+            self.recent_bytes -= bytes;
+            if !front.on_disk {
+                self.unjournaled_bytes -= bytes;
+            }
+            self.recent.pop_front();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.has_intake_ended && self.unjournaled_bytes < UNJOURNALED_BYTES_MAX
+    }
+
+    fn is_idle(&self) -> bool {
+        self.under_way.is_empty() && self.backlog.waiting().0 == 0
+    }
+
+    fn report(&self) {
+        let (waiting, bytes) = self.backlog.waiting();
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.telemetry.queue("unappended", waiting, bytes);
+        let state = self.journal.state();
+        let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         self.telemetry
-            .publications_queue(state.entries, state.bytes);
-        if state.stalls > self.stalls {
-            self.telemetry
-                .publications_stalled(state.stalls - self.stalls);
-            self.stalls = state.stalls;
+            .queue("journal", size(state.entries), size(state.bytes));
+    }
+
+    /// What Redis has not taken stays in the journal; what is not there either is lost.
+    async fn finish(mut self) {
+        let lost = self.recent.iter().filter(|held| !held.on_disk).count();
+        self.telemetry.publications_lost_at_the_end(lost);
+        while self.keeping.join_next().await.is_some() {}
+        let noted = self.note().await;
+        if let Err(err) = noted {
+            self.telemetry.journal_not_kept(&err);
         }
+        self.telemetry.drained(self.backlog.waiting().0);
     }
 }
 
-/// The payload of a message; `None` for a topic that is not for syndics.
-///
-/// A frame that no append takes is refused here: repeated for ever, it would hold up all that come after it.
-fn payload(frames: &[Bytes], frame_bytes_max: usize) -> Result<Option<Bytes>, &'static str> {
-    match topics::select(frames) {
-        Selection::Payload(payload) if payload.len() > frame_bytes_max => {
-            Err("the frame is larger than what goes through Redis")
-        }
-        Selection::Payload(payload) => Ok(Some(payload)),
-        Selection::OtherTopic => Ok(None),
-        Selection::Malformed { .. } => Err("neither one frame nor a topic and one frame"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frame_that_no_append_takes_is_refused_at_once() {
-        let frame = Bytes::from_static(b"\x81\xa3enc\xa3aes");
-        let frames = [frame.clone()];
-        assert_eq!(payload(&frames, frame.len()), Ok(Some(frame.clone())));
-        assert!(payload(&frames, frame.len() - 1).is_err());
+/// Sleeps until `at`, if that is set.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -94,7 +94,8 @@ impl RequestsTask {
             RequestEvent::Up => {
                 self.redis.holds();
             }
-            RequestEvent::Down { reason, .. } => {
+            RequestEvent::Down { class, reason } => {
+                self.telemetry.redis_failed(class);
                 self.redis.fails(reason);
             }
             RequestEvent::Malformed { reason, .. } => self.telemetry.request_malformed(&reason),

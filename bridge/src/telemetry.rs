@@ -9,10 +9,10 @@ use daemon_kit::{
         prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGaugeVec},
     },
     throttle::SharedThrottle,
-    unix_millis,
 };
 use redis_link::{Appended, RedisError, ServerInfo};
 use salt_link::requester::PoolState;
+use store::{SetAside, StoreError};
 use tracing::{debug, error, info, warn};
 
 /// Warnings about hostile or broken input: at most these many a minute, the rest is counted.
@@ -25,6 +25,11 @@ pub(crate) struct Telemetry(Arc<Counters>);
 struct Counters {
     publications: IntCounterVec,
     duplicates: IntCounter,
+    reappended: IntCounter,
+    unjournaled: IntCounter,
+    expired: IntCounterVec,
+    epochs: IntCounterVec,
+    redis_errors: IntCounterVec,
     lost: IntCounterVec,
     publication_latency: Histogram,
     requests: IntCounterVec,
@@ -40,7 +45,7 @@ struct Counters {
 
 /// The hops of a publication that the bridge sees.
 const HOPS: &[&str] = &["mom", "redis"];
-const QUEUES: &[&str] = &["publications", "requests"];
+const QUEUES: &[&str] = &["publications", "journal", "unappended", "requests"];
 /// The words of [`salt_wire::gate::Refusal`].
 const REFUSALS: &[&str] = &[
     "msgpack",
@@ -83,6 +88,29 @@ impl Telemetry {
             duplicates: metrics.counter(
                 "saltway_publications_duplicate_total",
                 "Publications that another bridge had appended already",
+            ),
+            reappended: metrics.counter(
+                "saltway_publications_reappended_total",
+                "Publications that Redis had forgotten and was given again, under a new id",
+            ),
+            unjournaled: metrics.counter(
+                "saltway_publications_unjournaled_total",
+                "Publications that went on from memory because the journal could not be written",
+            ),
+            expired: metrics.counters(
+                "saltway_publications_expired_total",
+                "Publications that expired in the journal before they reached a hop",
+                &[("hop", &["redis"])],
+            ),
+            epochs: metrics.counters(
+                "saltway_epochs_total",
+                "Epochs of the publications stream that this bridge began, or joined",
+                &[("how", &["begun", "joined"])],
+            ),
+            redis_errors: metrics.counters(
+                "saltway_redis_errors_total",
+                "Operations on Redis that failed, by reason",
+                &[("reason", redis_link::REASONS)],
             ),
             lost: metrics.counters(
                 "saltway_publications_lost_total",
@@ -158,34 +186,116 @@ impl Telemetry {
         );
     }
 
-    pub(crate) fn publication_appended(&self, appended: &Appended, received_at_ms: u64) {
-        if appended.duplicate {
-            self.0.duplicates.inc();
-            return;
+    /// `again`: Redis had it before, in another epoch; `latency`: by our own clock.
+    pub(crate) fn publication_appended(
+        &self,
+        appended: &Appended,
+        latency: Option<Duration>,
+        again: bool,
+    ) {
+        debug!(entry_id = %appended.entry_id, duplicate = appended.duplicate, again, "publication appended");
+        match (appended.duplicate, again) {
+            // Nothing was to be made good.
+            (true, true) => {}
+            (true, false) => self.0.duplicates.inc(),
+            (false, true) => self.0.reappended.inc(),
+            (false, false) => {
+                self.0.publications.with_label_values(&["redis"]).inc();
+                if let Some(latency) = latency {
+                    self.0.publication_latency.observe(latency.as_secs_f64());
+                }
+            }
         }
-        self.0.publications.with_label_values(&["redis"]).inc();
-        let age_ms = unix_millis().saturating_sub(received_at_ms);
-        self.0
-            .publication_latency
-            .observe(Duration::from_millis(age_ms).as_secs_f64());
-        debug!(entry_id = %appended.entry_id, "publication appended");
     }
 
-    pub(crate) fn append_failed(&self, err: &RedisError, frames: usize) {
-        warn!(error = %chain(err), frames, "append failed; the publications wait and are appended again");
+    pub(crate) fn append_failed(&self, err: &RedisError, waiting: usize) {
+        self.redis_failed(err.reason());
+        warn!(error = %chain(err), waiting, "append failed; the publications wait and are appended again");
     }
 
-    pub(crate) fn epoch_begun(&self, epoch: u64, joined: bool) {
-        info!(epoch, joined, "epoch of the publications stream begun");
+    pub(crate) fn redis_failed(&self, reason: &str) {
+        self.0.redis_errors.with_label_values(&[reason]).inc();
     }
 
-    pub(crate) fn publication_refused(&self, err: &RedisError) {
-        self.0.lost.with_label_values(&["redis", ""]).inc();
-        error!(error = %chain(err), "publication lost: Redis will not take it");
+    pub(crate) fn epoch_begun(&self, epoch: u64, joined: bool, kept: usize) {
+        let how = if joined { "joined" } else { "begun" };
+        self.0.epochs.with_label_values(&[how]).inc();
+        info!(
+            epoch,
+            joined,
+            kept,
+            "epoch of the publications stream begun; what the journal holds is appended again"
+        );
+    }
+
+    pub(crate) fn journal_opened(&self, kept: usize, waiting: usize) {
+        info!(kept, waiting, "journal opened; what waits is appended");
+    }
+
+    pub(crate) fn journal_set_aside(&self, aside: &SetAside) {
+        let lost = aside.lost.unwrap_or(1);
+        self.0.lost.with_label_values(&["redis", ""]).inc_by(lost);
+    }
+
+    pub(crate) fn journal_writable(&self) {
+        info!("publications are written to the journal");
+    }
+
+    pub(crate) fn journal_failed(&self, err: &StoreError) {
+        error!(error = %chain(err), "the journal cannot be written; publications go on from memory, and are lost if the bridge ends before Redis has them");
+    }
+
+    pub(crate) fn publications_unjournaled(&self, frames: usize) {
+        self.0.unjournaled.inc_by(frames as u64);
+    }
+
+    pub(crate) fn journal_unreadable(&self, err: &StoreError) {
+        error!(error = %chain(err), "the journal cannot be read; what waits in it is appended when it can be");
+    }
+
+    pub(crate) fn journal_not_kept(&self, err: &StoreError) {
+        warn!(error = %chain(err), "the journal could not be told what Redis has; that is appended again after a restart, and dropped by Redis");
+    }
+
+    pub(crate) fn publications_expired(&self, frames: u64) {
+        self.0.expired.with_label_values(&["redis"]).inc_by(frames);
+        error!(
+            frames,
+            "publications expired in the journal before Redis took them"
+        );
+    }
+
+    pub(crate) fn publications_shed(&self, frames: u64) {
+        self.lost(
+            frames,
+            "the journal is full: see journal.max_bytes and journal.max_entries",
+        );
+    }
+
+    pub(crate) fn publications_damaged(&self, frames: u64) {
+        self.lost(frames, "the journal is damaged");
+    }
+
+    pub(crate) fn publications_lost_at_the_end(&self, frames: usize) {
+        if frames > 0 {
+            self.lost(
+                frames as u64,
+                "the bridge ends, Redis did not take them and the journal could not be written",
+            );
+        }
+    }
+
+    fn lost(&self, frames: u64, reason: &str) {
+        self.0.lost.with_label_values(&["redis", ""]).inc_by(frames);
+        error!(frames, reason, "publications lost");
+    }
+
+    pub(crate) fn drained(&self, waiting: usize) {
+        info!(waiting, "what Redis did not take waits in the journal");
     }
 
     pub(crate) fn beat(&self) {
-        let now = Duration::from_millis(unix_millis()).as_secs_f64();
+        let now = Duration::from_millis(daemon_kit::unix_millis()).as_secs_f64();
         self.0.heartbeat.with_label_values(&["redis"]).set(now);
     }
 
@@ -240,11 +350,8 @@ impl Telemetry {
     }
 
     pub(crate) fn reply_failed(&self, site: &str, err: &RedisError) {
+        self.redis_failed(err.reason());
         warn!(%site, error = %chain(err), "reply not handed to Redis; the site asks again");
-    }
-
-    pub(crate) fn publications_queue(&self, entries: usize, bytes: usize) {
-        self.set_queue("publications", entries, bytes);
     }
 
     pub(crate) fn publications_stalled(&self, times: u64) {
@@ -255,14 +362,15 @@ impl Telemetry {
     }
 
     pub(crate) fn requests_queue(&self, state: &PoolState) {
-        self.set_queue(
+        self.queue(
             "requests",
             state.queued + state.in_flight,
             state.queued_bytes,
         );
     }
 
-    fn set_queue(&self, queue: &str, entries: usize, bytes: usize) {
+    /// `queue`: a word out of [`QUEUES`].
+    pub(crate) fn queue(&self, queue: &str, entries: usize, bytes: usize) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.0
             .queue_entries
