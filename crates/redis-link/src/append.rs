@@ -128,6 +128,15 @@ pub struct EpochBegun {
     pub joined: bool,
 }
 
+/// What Redis holds of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Entries of the publications stream.
+    pub publications: u64,
+    /// Entries of the requests stream.
+    pub requests: u64,
+}
+
 /// Appends frames in the name of one bridge.
 pub struct Appender {
     appends: Lane,
@@ -307,6 +316,34 @@ impl Appender {
         Ok(EpochBegun { epoch, joined })
     }
 
+    /// How many entries the streams hold, for gauges.
+    ///
+    /// # Errors
+    /// When Redis does not tell.
+    pub async fn stored(&self) -> Result<Stored, RedisError> {
+        const OPERATION: &str = "measure the streams";
+        let mut pipeline = redis::Pipeline::with_capacity(2);
+        for stream in [self.keys.publications(), self.keys.requests()] {
+            pipeline.cmd("XINFO").arg("STREAM").arg(stream);
+        }
+        let limit = self.beats.endpoint.op_timeout;
+        let asked = Box::pin(self.beats.pipeline(OPERATION, &pipeline, limit));
+        let mut lengths = [0, 0];
+        for (length, reply) in lengths.iter_mut().zip(asked.await?) {
+            *length = match self.beats.endpoint.value(OPERATION, reply) {
+                Ok(reply) => stream_length(reply).unwrap_or(0),
+                // A stream that nobody has written to yet.
+                Err(RedisError::Refused { text, .. }) if text.contains("no such key") => 0,
+                Err(error) => return Err(error),
+            };
+        }
+        let [publications, requests] = lengths;
+        Ok(Stored {
+            publications,
+            requests,
+        })
+    }
+
     /// Tells every subscriber that the bridge lives and what the newest entry is. Every bridge
     /// beats every 500 ms.
     ///
@@ -368,6 +405,17 @@ fn batch_len(frames: &[Frame], patience: u32) -> usize {
         .take_while(fits)
         .count()
         .max(1)
+}
+
+/// The length in the answer to `XINFO STREAM`, a flat list of names and values.
+fn stream_length(reply: Value) -> Option<u64> {
+    let mut parts = value::array(reply)?.into_iter();
+    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+        if value::text(name).as_deref() == Some("length") {
+            return value::number(value);
+        }
+    }
+    None
 }
 
 /// The step's answer: `Some(None)` for stale, `None` for what is no answer.

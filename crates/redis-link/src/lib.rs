@@ -37,7 +37,9 @@ mod sign_in;
 mod subscribe;
 mod value;
 
-pub use append::{AppendOutcome, Appended, Appender, AppenderConfig, Beaten, EpochBegun, Frame};
+pub use append::{
+    AppendOutcome, Appended, Appender, AppenderConfig, Beaten, EpochBegun, Frame, Stored,
+};
 pub use check::{Role, ServerInfo};
 pub use config::{ConfigError, Primary, RedisConfig, SentinelConfig};
 pub use connection::{Purpose, ReconnectHook, Redis};
@@ -47,7 +49,7 @@ pub use lease::{LeaseAnswer, SiteLease};
 pub use read::{PageRead, StreamReader};
 pub use requests::{
     Outcome, Replier, ReplyEvent, Request, RequestEvent, RequestId, RequestsClient, RequestsConfig,
-    RequestsConsumer, Tunnel, TunnelConfig, TunnelError, TunnelTask,
+    RequestsConsumer, RequestsGauge, Tunnel, TunnelConfig, TunnelError, TunnelTask,
 };
 pub use server::{ManagedRedis, ManagedRedisConfig, Persistence, ServerError};
 pub use subscribe::{LinkEvent, Subscription, SubscriptionConfig};

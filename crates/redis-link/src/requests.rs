@@ -18,7 +18,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use client::{ReplyEvent, RequestsClient};
-pub use consumer::{Replier, Request, RequestEvent, RequestsConsumer};
+pub use consumer::{Replier, Request, RequestEvent, RequestsConsumer, RequestsGauge};
 pub use tunnel::{Tunnel, TunnelConfig, TunnelError, TunnelTask};
 
 use crate::value::hex;

@@ -180,7 +180,7 @@ async fn agree(seed: u64) {
         match step {
             Step::Append => {
                 // New ones, and some of the last again, as after a new epoch.
-                let first = jobs - rng.usize(0..=jobs.min(8));
+                let first = jobs - rng.usize(0..=jobs.min(40));
                 jobs += rng.usize(0..4);
                 let batch: Vec<usize> = (first..jobs).collect();
                 let real = surely(async || bridges[at].append(&frames(&batch)).await).await;

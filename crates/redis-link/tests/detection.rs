@@ -97,7 +97,6 @@ impl Ends {
             );
             sleep(Duration::from_millis(20)).await;
         }
-        println!("{what} after {:?}", began.elapsed());
     }
 }
 

@@ -490,3 +490,22 @@ async fn errors_say_what_to_do() {
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn the_streams_are_measured_and_stay_within_their_bounds() {
+    let server = Server::start();
+    let config = AppenderConfig {
+        publications_max: 200,
+        ..AppenderConfig::default()
+    };
+    let appender = Appender::new(&server.redis("bridge"), keys(), site("one"), config);
+    let stored = appender.stored().await.expect("measured");
+    assert_eq!((stored.publications, stored.requests), (0, 0));
+    let frames: Vec<Frame> = (0..2000).map(|n| frame(format!("job {n}"))).collect();
+    append_surely(&appender, &frames).await;
+    server.admin(&[b"XADD", keys().requests().as_bytes(), b"*", b"a", b"b"]);
+    let stored = appender.stored().await.expect("measured");
+    // Redis trims whole nodes of 100 entries.
+    assert!((200..=300).contains(&stored.publications), "{stored:?}");
+    assert_eq!(stored.requests, 1);
+}

@@ -158,6 +158,20 @@ impl Drop for UnderWay {
     }
 }
 
+/// How much is under way at a bridge; cheap to clone.
+#[derive(Clone)]
+pub struct RequestsGauge(Arc<InFlight>);
+
+impl RequestsGauge {
+    /// Requests under way, and the bytes of their frames.
+    #[must_use]
+    pub fn state(&self) -> (usize, usize) {
+        let requests = self.0.requests.lock();
+        let requests = requests.unwrap_or_else(PoisonError::into_inner);
+        (requests.len(), requests.values().sum())
+    }
+}
+
 /// Takes requests in the name of one bridge; a future that the daemon runs.
 pub struct RequestsConsumer {
     /// Waits in XREADGROUP.
@@ -211,6 +225,12 @@ impl RequestsConsumer {
             takes_over: true,
         };
         (consumer, replier)
+    }
+
+    /// Tells how much is under way.
+    #[must_use]
+    pub fn gauge(&self) -> RequestsGauge {
+        RequestsGauge(Arc::clone(&self.in_flight))
     }
 
     /// Runs until the receiver is dropped. Waits for room before it takes requests.
