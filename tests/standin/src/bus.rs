@@ -140,10 +140,32 @@ impl EventBus {
     }
 }
 
+impl EventBus {
+    /// As if the master had ended: every connection is closed, and nobody can connect.
+    ///
+    /// # Errors
+    /// When the socket cannot be moved away.
+    pub fn pause(&self) -> Result<()> {
+        fs::rename(&self.path, self.path.with_extension("away"))?;
+        self.disconnect();
+        Ok(())
+    }
+
+    /// As if the master had started again.
+    ///
+    /// # Errors
+    /// When the socket cannot be moved back.
+    pub fn resume(&self) -> Result<()> {
+        fs::rename(self.path.with_extension("away"), &self.path)?;
+        Ok(())
+    }
+}
+
 impl Drop for EventBus {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the accepting thread.
+        // Wakes the accepting thread, paused or not.
+        drop(self.resume());
         drop(UnixStream::connect(&self.path));
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
