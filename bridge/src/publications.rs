@@ -194,6 +194,10 @@ impl PublicationsTask {
 
     /// Starts what is due: the next append, the next thing for the journal to do.
     fn start(&mut self) {
+        if self.under_way.is_empty() {
+            // Not while a call is under way: what it appends is not lost.
+            self.shed();
+        }
         if self.under_way.is_empty() && self.retry_at.is_none() {
             let batch = self.backlog.next_batch(BATCH_FRAMES_MAX, BATCH_BYTES_MAX);
             if batch.is_some() || self.must_begin {
@@ -257,11 +261,6 @@ impl PublicationsTask {
             self.recent_bytes += bytes;
             self.recent.push_back(frame);
         }
-        let gone = self.backlog.shed();
-        if gone.unappended > 0 {
-            self.telemetry.publications_shed(gone.unappended);
-        }
-        self.let_go(gone);
     }
 
     fn attempted(&mut self, outcome: Outcome) {
@@ -308,11 +307,13 @@ impl PublicationsTask {
     }
 
     fn tick(&mut self) {
-        let gone = self.backlog.expire(steady_millis());
-        if gone.unappended > 0 {
-            self.telemetry.publications_expired(gone.unappended);
+        if self.under_way.is_empty() {
+            let gone = self.backlog.expire(steady_millis());
+            if gone.unappended > 0 {
+                self.telemetry.publications_expired(gone.unappended);
+            }
+            self.let_go(gone);
         }
-        self.let_go(gone);
         let damaged = self.journal.state().damaged;
         if damaged > self.damaged {
             self.telemetry.publications_damaged(damaged - self.damaged);
@@ -330,6 +331,14 @@ impl PublicationsTask {
         let (journal, through) = (self.journal.clone(), self.appended_through);
         let newest = (self.newest.epoch, self.newest.number);
         async move { journal.appended(through, newest).await }
+    }
+
+    fn shed(&mut self) {
+        let gone = self.backlog.shed();
+        if gone.unappended > 0 {
+            self.telemetry.publications_shed(gone.unappended);
+        }
+        self.let_go(gone);
     }
 
     fn let_go(&mut self, gone: Gone) {

@@ -73,12 +73,13 @@ impl RequestsTask {
                 () = shutdown.cancelled() => break,
                 Some(carried) = under_way.join_next() => {
                     carried.expect("carrying a request does not panic");
-                    self.telemetry.requests_queue(&self.carrier.pool.state());
+                    self.report(under_way.len());
                 }
                 event = self.events.recv() => match event {
                     Some(RequestEvent::Request(request)) => {
                         let carrier = Arc::clone(&self.carrier);
                         under_way.spawn(async move { carrier.carry(request).await });
+                        self.report(under_way.len());
                     }
                     Some(event) => self.note(event),
                     None => break,
@@ -87,6 +88,11 @@ impl RequestsTask {
         }
         self.events.close();
         while under_way.join_next().await.is_some() {}
+    }
+
+    fn report(&self, under_way: usize) {
+        let bytes = self.carrier.pool.state().queued_bytes;
+        self.telemetry.queue("requests", under_way, bytes);
     }
 
     fn note(&self, event: RequestEvent) {

@@ -11,7 +11,6 @@ use daemon_kit::{
     throttle::SharedThrottle,
 };
 use redis_link::{Appended, RedisError, ServerInfo};
-use salt_link::requester::PoolState;
 use store::{SetAside, StoreError};
 use tracing::{debug, error, info, warn};
 
@@ -358,14 +357,6 @@ impl Telemetry {
         self.0.stalls.inc_by(times);
         warn!(
             "the queue of publications was full; the MoM drops what its own queue (pub_hwm) cannot hold"
-        );
-    }
-
-    pub(crate) fn requests_queue(&self, state: &PoolState) {
-        self.queue(
-            "requests",
-            state.queued + state.in_flight,
-            state.queued_bytes,
         );
     }
 
