@@ -55,8 +55,8 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Publications that wait for the journal; the bytes are bounded beside. When full the SUB thread stops reading.
 const PUBLICATIONS_QUEUED: QueueBounds = QueueBounds {
-    entries: 50_000,
-    bytes: 16 << 20,
+    entries: 20_000,
+    bytes: 8 << 20,
 };
 
 /// Batches on their way from the journal to Redis, of 4 MiB each. When full the intake waits.

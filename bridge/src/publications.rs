@@ -43,7 +43,7 @@ const BATCH_FRAMES_MAX: usize = 256;
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 
 /// Frames on disk that are kept in memory as well, so that they need not be read: what comes while one call is made.
-const RECENT_BYTES_MAX: usize = 8 << 20;
+const RECENT_BYTES_MAX: usize = 4 << 20;
 
 /// Frames that are in memory only. When full nothing is taken from the intake.
 const UNJOURNALED_BYTES_MAX: usize = 16 << 20;
