@@ -15,6 +15,7 @@ use salt_wire::{
     ids::{Jid, MinionId},
     msgpack::Value,
 };
+use tokio::time::Instant;
 
 /// How long the lower master may take for the question: on a large site it matches targets for seconds.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -104,7 +105,12 @@ impl Prober {
 /// The name is `minion_event_<first 10 hex digits of hash_type(id)>_pub.ipc` (`salt/utils/event.py`).
 pub(crate) struct MinionWatch {
     socket: Option<std::path::PathBuf>,
+    /// When it was looked last, and what was seen.
+    seen: std::sync::Mutex<Option<(Instant, bool)>>,
 }
+
+/// How long what was seen holds: a minion starts in seconds, and a burst of jobs needs no look for each.
+const SEEN_HOLDS: Duration = Duration::from_millis(500);
 
 impl MinionWatch {
     /// Watches for the minion `id`.
@@ -119,14 +125,25 @@ impl MinionWatch {
                 .collect();
             sock_dir.join(format!("minion_event_{hex}_pub.ipc"))
         });
-        Self { socket }
+        Self {
+            socket,
+            seen: std::sync::Mutex::default(),
+        }
     }
 
     /// Whether it runs now.
     pub(crate) async fn runs(&self) -> bool {
-        match &self.socket {
-            Some(socket) => tokio::net::UnixStream::connect(socket).await.is_ok(),
-            None => false,
+        let Some(socket) = &self.socket else {
+            return false;
+        };
+        let seen = || self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((at, runs)) = *seen()
+            && at.elapsed() < SEEN_HOLDS
+        {
+            return runs;
         }
+        let runs = tokio::net::UnixStream::connect(socket).await.is_ok();
+        *seen() = Some((Instant::now(), runs));
+        runs
     }
 }

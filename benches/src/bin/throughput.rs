@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use benches::print_table;
 use standin::{Relay, jid, job};
-use testkit::RedisServer;
+use testkit::{Daemon, RedisServer};
 
 const MINIONS: [&str; 3] = ["a1", "a2", "a3"];
 
@@ -50,6 +50,7 @@ fn main() -> Result<()> {
         .map(|jid| relay.mom.frame(job(jid, "*", "test.ping")))
         .collect::<Result<_>>()?;
 
+    let cpu_before = cpu(&relay)?;
     let began = clock();
     for frame in &frames {
         relay.mom.send(frame)?;
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
         site.lower.await_jobs(jids.len(), WITHIN)?;
     }
     let down = began.elapsed();
+    let cpu_down = cpu(&relay)?;
     for site in &relay.sites {
         ensure!(
             site.lower.jids() == jids,
@@ -107,6 +109,12 @@ fn main() -> Result<()> {
             ),
         ],
     );
+    let each = |(before, after): (&(String, f64), &(String, f64))| {
+        let micros = (after.1 - before.1) / jobs as f64 * 1e6;
+        vec![before.0.clone(), format!("{micros:.0} us")]
+    };
+    let rows: Vec<_> = cpu_before.iter().zip(&cpu_down).map(each).collect();
+    print_table("processor time for each publication on its way down", &rows);
     Ok(())
 }
 
@@ -168,6 +176,28 @@ fn redis_benchmark(redis: &RedisServer, jobs: u64, frame_bytes: usize) -> Result
             String::from_utf8_lossy(&output.stderr)
         ),
     }
+}
+
+/// Processor seconds so far of the bridge, of Redis and of each shim.
+fn cpu(relay: &Relay) -> Result<Vec<(String, f64)>> {
+    let daemon = |daemon: &Daemon| {
+        let seconds = daemon.metric("process_cpu_seconds_total", &[])?;
+        seconds.context("no process_cpu_seconds_total")
+    };
+    let redis = relay.redis.info("cpu")?;
+    let redis = redis
+        .lines()
+        .filter(|line| line.starts_with("used_cpu_sys:") || line.starts_with("used_cpu_user:"))
+        .filter_map(|line| line.split_once(':')?.1.trim().parse::<f64>().ok())
+        .sum();
+    let mut all = vec![
+        ("bridge".to_owned(), daemon(&relay.bridge)?),
+        ("redis-server".to_owned(), redis),
+    ];
+    for site in &relay.sites {
+        all.push(("master-shim".to_owned(), daemon(&site.shim)?));
+    }
+    Ok(all)
 }
 
 #[expect(

@@ -30,10 +30,6 @@ use crate::http::Readiness;
 use crate::logging::LogConfig;
 use crate::metrics::Metrics;
 
-/// Runtime threads. Two, so that one long piece of work (RSA, a 50 MiB return) does not hold up
-/// heart-beats; a third would only add its stack and its malloc arena to the resident memory.
-const WORKER_THREADS: usize = 2;
-
 /// Threads for blocking file work. Few: their stacks and arenas stay resident for a while.
 const BLOCKING_THREADS_MAX: usize = 4;
 
@@ -136,8 +132,9 @@ fn live<C, F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
+    // One thread: what a message costs here is waking threads, five times as much as the work itself. The longest piece
+    // of work, sealing a return of 50 MiB, holds up heart-beats for a fraction of what a silence counts.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()?;

@@ -139,6 +139,8 @@ pub struct SiteJobs {
     jobs: HashMap<String, Job>,
     /// Jids in the order of their publication.
     order: VecDeque<String>,
+    /// When each settling job is over, in this order: all settle equally long. Some may have been answered since.
+    settling: VecDeque<(u64, String)>,
     /// Names in all `missing` sets.
     minions: usize,
     early: EarlyReturns,
@@ -152,6 +154,7 @@ impl SiteJobs {
             config,
             jobs: HashMap::new(),
             order: VecDeque::new(),
+            settling: VecDeque::new(),
             minions: 0,
             early: EarlyReturns::default(),
         }
@@ -278,6 +281,7 @@ impl SiteJobs {
         if running == 0 {
             let until_ms = now_ms.saturating_add(self.config.settle_ms);
             job.state = State::Settling { until_ms, queries };
+            self.settling.push_back((until_ms, jid.to_owned()));
             return Vec::new();
         }
         job.state = State::Waiting;
@@ -292,28 +296,21 @@ impl SiteJobs {
     /// When [`SiteJobs::tick`] has something to do, in unix milliseconds.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let due = |job: &Job| match job.state {
-            State::Settling { until_ms, .. } => Some(until_ms),
-            State::Waiting | State::Probing { .. } | State::Answered => None,
-        };
-        self.jobs.values().filter_map(due).min()
+        self.settling.front().map(|(until_ms, _)| *until_ms)
     }
 
     /// Answers the jobs that nobody runs and whose time for late returns is over.
     #[must_use]
     pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
-        let due =
-            |job: &Job| matches!(job.state, State::Settling { until_ms, .. } if until_ms <= now_ms);
-        let mut jids: Vec<String> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| due(job))
-            .map(|(jid, _)| jid.clone())
-            .collect();
-        jids.sort_unstable();
         let mut actions = Vec::new();
-        for jid in jids {
-            self.answer(&jid, &mut actions);
+        while let Some((_, jid)) = self
+            .settling
+            .pop_front_if(|(until_ms, _)| *until_ms <= now_ms)
+        {
+            let due = |job: &Job| matches!(job.state, State::Settling { until_ms, .. } if until_ms <= now_ms);
+            if self.jobs.get(&jid).is_some_and(due) {
+                self.answer(&jid, &mut actions);
+            }
         }
         actions
     }
