@@ -56,6 +56,7 @@ pub struct TreeBuilder {
     mom_extra: String,
     site_extra: String,
     minion_extra: String,
+    syndic_extra: String,
     bridge_extra: String,
     shim_extra: String,
     daemon_log: String,
@@ -107,6 +108,13 @@ impl TreeBuilder {
     #[must_use]
     pub fn minion_extra(mut self, yaml: &str) -> Self {
         self.minion_extra = yaml.to_owned();
+        self
+    }
+
+    /// YAML for the minion file of each lower master's host, which its syndic reads.
+    #[must_use]
+    pub fn syndic_extra(mut self, yaml: &str) -> Self {
+        self.syndic_extra = yaml.to_owned();
         self
     }
 
@@ -243,6 +251,7 @@ impl Tree {
             mom_extra: String::new(),
             site_extra: String::new(),
             minion_extra: String::new(),
+            syndic_extra: String::new(),
             bridge_extra: String::new(),
             shim_extra: String::new(),
             daemon_log: "debug".to_owned(),
@@ -368,7 +377,7 @@ impl Tree {
                 plan.version, plan.name
             ));
             let master = Master::builder(plan.version, &plan.name)
-                .below(&[&above.to_string()], "")
+                .below(&[&above.to_string()], &self.plan.syndic_extra)
                 .extra(&self.plan.site_extra)
                 .start(&self.workspace)?;
             self.mom.accept(&plan.name, master.syndic_key()?)?;

@@ -16,6 +16,8 @@ pub enum Kind {
     SmallDisk,
     /// As plain, with `job_ttl` shorter than the outage.
     ShortTtl,
+    /// As plain, with Salt's own delays in its minions: up to 11 s until they look for their master again.
+    SlowMinions,
     /// Redis is a primary and a replica, found through Sentinel.
     Sentinel,
 }
@@ -83,6 +85,7 @@ cases! {
     KillRedis "kill-redis" Plain Saltway "kill -9 of Redis (AOF), started 3 s later"
     RedisEmpty "redis-empty" Plain Saltway "kill -9 of Redis, started empty 3 s later"
     KillLowerMaster "kill-lower-master" Plain Site "kill -9 of the lower master, started 3 s later"
+    KillLowerMasterSlow "kill-lower-master-slow" SlowMinions Site "the same with Salt's own delays of up to 11 s in its minions"
     KillMom "kill-mom" Plain Both "kill -9 of the MoM, started 3 s later"
     StopShim "stop-shim" Plain Site "shim (syndic) stopped for 20 s"
     StopBridge "stop-bridge" Plain Saltway "one of two bridges stopped for 20 s"

@@ -50,7 +50,7 @@ pub(super) fn inject(case: Case, stand: &mut Stand) -> Result<Fault> {
         Case::KillShim => killed(stand, Who::Shim(0, 0))?,
         Case::KillBridge => killed(stand, Who::Bridge(0))?,
         Case::KillRedis => killed(stand, Who::Redis)?,
-        Case::KillLowerMaster => killed(stand, Who::LowerMaster)?,
+        Case::KillLowerMaster | Case::KillLowerMasterSlow => killed(stand, Who::LowerMaster)?,
         Case::KillMom => killed(stand, Who::Mom)?,
         Case::RedisEmpty => {
             stand.kill(Who::Redis)?;

@@ -23,7 +23,7 @@ const AFTER: Duration = Duration::from_secs(3);
 /// Who is not well by then stays so.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
 /// As long as something still arrives, it is waited for. A minion that could not return tries again for 15 s and more.
-const NOTHING_NEW_FOR: Duration = Duration::from_secs(25);
+const NOTHING_NEW_FOR: Duration = Duration::from_secs(20);
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 
 /// Runs a case; what the stand is good for afterwards, the outcome tells: one that is not healthy is better not used again.

@@ -19,6 +19,9 @@ const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/salt_modules"
 const SITES: [(&str, [&str; 2]); 2] = [("site1", ["a1", "a2"]), ("site2", ["b1", "b2"])];
 /// What the small file system holds: some times what a shim writes in a minute, and filled in an instant.
 const SMALL_DISK: &str = "size=16m,mode=0700";
+/// The defaults of Salt, which testkit shortens: a comparison with salt-syndic is fair with these.
+const SALTS_DELAYS: &str = "recon_default: 1000\nrecon_max: 10000\nrecon_randomize: True\nrandom_reauth_delay: 10\n\
+                            acceptance_wait_time: 10\nauth_timeout: 60\n";
 const SHORT_TTL: Duration = Duration::from_secs(10);
 /// `job_ttl`, unless it is set.
 const TTL: Duration = Duration::from_secs(300);
@@ -75,8 +78,14 @@ impl Stand {
             Relay::Saltway => Relay::Nothing,
             Relay::Syndic | Relay::Nothing => relay,
         };
+        // Threads: two processors could not start the processes of four minions at this pace.
+        let mut minion = format!("module_dirs: [{MODULES}]\nmultiprocessing: False\n");
+        if kind == Kind::SlowMinions {
+            minion.push_str(SALTS_DELAYS);
+        }
         let mut tree = Tree::builder(version, below)
-            .minion_extra(&format!("module_dirs: [{MODULES}]\nmultiprocessing: False"))
+            .minion_extra(&minion)
+            .syndic_extra(SALTS_DELAYS)
             .proxied(true)
             .on_progress(tell);
         for (site, minions) in SITES {
