@@ -105,7 +105,7 @@ fn read_journal(root: &Section<'_>) -> Option<BacklogConfig> {
     let section = root.section("journal");
     let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
     let age_max = job_ttl.max(JOURNAL_AGE_MIN);
-    let entries_max = section.u64("max_entries", 1_000_000, JOURNAL_ENTRIES);
+    let entries_max = section.u64("max_entries", 500_000, JOURNAL_ENTRIES);
     Some(BacklogConfig {
         bytes_max: section.bytes("max_bytes", 512 << 20, JOURNAL_BYTES),
         entries_max: usize::try_from(entries_max).ok()?,

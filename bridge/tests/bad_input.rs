@@ -170,7 +170,7 @@ fn serve_old(mut stream: std::net::TcpStream, version: &str) -> Option<()> {
             words.push(word.trim_end_matches("\r\n").to_uppercase());
         }
         let command = words.first()?.as_str();
-        let info = format!("redis_version:{version}\r\nrole:master\r\n");
+        let info = format!("redis_version:{version}\r\nrun_id:ab\r\nrole:master\r\n");
         let answer = match command {
             "PING" => "+PONG\r\n".to_owned(),
             "INFO" => format!("${}\r\n{info}\r\n", info.len()),
