@@ -21,6 +21,7 @@ use crate::{
     Opened, StoreError,
     db::{self, State},
     key::Key,
+    table,
     worker::Handle,
 };
 
@@ -135,7 +136,7 @@ impl Journal {
             contents.write_clock(db, first)?;
             for (seq, (received_at_ms, frame)) in (first..).zip(&frames) {
                 let key = Key::new(FRAMES, seq);
-                db::put(db, key, *received_at_ms, frame)?;
+                table::put(db, key, *received_at_ms, frame)?;
                 contents.draft.add(key, frame.len());
             }
             Ok(())
@@ -186,7 +187,7 @@ impl Journal {
                 .into_iter()
                 .flat_map(u64::to_le_bytes)
                 .collect();
-            db::put(db, MARK, 0, &body)
+            table::put(db, MARK, 0, &body)
         };
         self.handle.call(0, note).await
     }
@@ -286,7 +287,7 @@ impl Contents {
     fn write_clock(&mut self, db: &Connection, first: u64) -> rusqlite::Result<()> {
         if !self.knows_clock {
             let key = Key::new(CLOCKS, first);
-            db::put(db, key, 0, self.clock.as_bytes())?;
+            table::put(db, key, 0, self.clock.as_bytes())?;
             self.clocks.insert(key.number, Arc::clone(&self.clock));
             self.knows_clock = true;
         }
@@ -307,7 +308,7 @@ impl Contents {
                 .nth(1)
                 .is_some_and(|next| *next <= oldest)
         {
-            db::remove(db, Key::new(CLOCKS, first))?;
+            table::remove(db, Key::new(CLOCKS, first))?;
             self.clocks.remove(&first);
         }
         Ok(())
@@ -321,13 +322,13 @@ impl Contents {
         bytes_max: usize,
     ) -> rusqlite::Result<Vec<JournalFrame>> {
         let (mut frames, mut bytes) = (Vec::new(), 0_usize);
-        for listed in db::keys(db, FRAMES, from.saturating_sub(1), frames_max)? {
+        for listed in table::keys(db, FRAMES, from.saturating_sub(1), frames_max)? {
             bytes = bytes.saturating_add(usize::try_from(listed.bytes).unwrap_or(usize::MAX));
             if bytes > bytes_max && !frames.is_empty() {
                 break;
             }
             let seq = listed.key.number;
-            match db::get(db, listed.key)? {
+            match table::get(db, listed.key)? {
                 Some(found) if found.holds => frames.push(JournalFrame {
                     seq,
                     received_at_ms: found.at_ms,
@@ -347,7 +348,7 @@ impl Contents {
 
     /// Removes some of the frames up to and with `through`; whether more are left.
     fn forget(&mut self, db: &Connection, through: u64) -> rusqlite::Result<bool> {
-        let listed = db::keys(db, FRAMES, 0, FORGET_STEP)?;
+        let listed = table::keys(db, FRAMES, 0, FORGET_STEP)?;
         let is_whole_step = listed.len() == FORGET_STEP;
         let due = || {
             listed
@@ -361,7 +362,7 @@ impl Contents {
     }
 
     fn remove(&mut self, db: &Connection, key: Key) -> rusqlite::Result<()> {
-        if let Some(bytes) = db::remove(db, key)? {
+        if let Some(bytes) = table::remove(db, key)? {
             self.draft.subtract(bytes);
         }
         Ok(())

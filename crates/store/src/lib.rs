@@ -24,6 +24,7 @@ mod key;
 mod pages;
 mod salvage;
 mod spool;
+mod table;
 mod wal;
 mod worker;
 

@@ -13,8 +13,9 @@ use super::{
     record,
 };
 use crate::{
-    db::{self, Found, Listed, State},
+    db::State,
     key::Key,
+    table::{self, Found, Listed},
 };
 
 /// The tracks: parts that were begun, the same parts done, and returns.
@@ -147,7 +148,7 @@ impl Contents {
         else {
             return Ok(());
         };
-        let found = db::get(db, Key::new(BEGUN, number))?;
+        let found = table::get(db, Key::new(BEGUN, number))?;
         let Some((begun, at_ms)) = found.and_then(|found| {
             let begun = record::read_begun(&found.body)?;
             Some((begun, found.at_ms))
@@ -176,7 +177,7 @@ impl Contents {
             self.draft.newest_ms,
             &record::write_returned(returns),
         )?;
-        for listed in db::keys(db, RETURNED, 0, PRUNE_STEP)? {
+        for listed in table::keys(db, RETURNED, 0, PRUNE_STEP)? {
             if self.draft.returned_bytes <= self.config.returned_bytes_max {
                 break;
             }
@@ -200,7 +201,7 @@ impl Contents {
             if !(self.is_over() || self.oldest(db, track)?.is_some_and(|first| is_old(&first))) {
                 continue;
             }
-            for listed in db::keys(db, track, 0, step)? {
+            for listed in table::keys(db, track, 0, step)? {
                 if !(self.is_over() || is_old(&listed)) {
                     break;
                 }
@@ -211,7 +212,7 @@ impl Contents {
             .oldest(db, RETURNED)?
             .is_some_and(|first| is_old(&first))
         {
-            let listed = db::keys(db, RETURNED, 0, PRUNE_STEP)?;
+            let listed = table::keys(db, RETURNED, 0, PRUNE_STEP)?;
             let mut old = listed.iter().take_while(|listed| is_old(listed));
             old.try_for_each(|listed| self.remove(db, listed.key))?;
         }
@@ -249,7 +250,7 @@ impl Contents {
     }
 
     fn oldest(&self, db: &Connection, track: u16) -> rusqlite::Result<Option<Listed>> {
-        Ok(db::keys(db, track, 0, 1)?.first().copied())
+        Ok(table::keys(db, track, 0, 1)?.first().copied())
     }
 
     fn remember(&mut self, part: &PartKey, frame: &[u8; 16], slot: Slot) {
@@ -261,13 +262,13 @@ impl Contents {
     fn forget(&mut self, db: &Connection, number: u64) -> rusqlite::Result<()> {
         let key = Key::new(BEGUN, number);
         let done = Key::new(DONE, number);
-        let begun = db::get(db, key)?.and_then(|found| {
+        let begun = table::get(db, key)?.and_then(|found| {
             let begun = record::read_begun(&found.body)?;
             Some((begun.key, begun.frame))
         });
         // Damage may have taken one of the two.
         let known = match begun {
-            None => db::get(db, done)?.and_then(|found| record::read_done_key(&found.body)),
+            None => table::get(db, done)?.and_then(|found| record::read_done_key(&found.body)),
             begun => begun,
         };
         if let Some((part, frame)) = known {
@@ -285,7 +286,7 @@ impl Contents {
         at_ms: u64,
         body: &[u8],
     ) -> rusqlite::Result<()> {
-        db::put(db, key, at_ms, body)?;
+        table::put(db, key, at_ms, body)?;
         self.count(key, at_ms, body.len());
         Ok(())
     }
@@ -302,7 +303,7 @@ impl Contents {
     }
 
     fn remove(&mut self, db: &Connection, key: Key) -> rusqlite::Result<()> {
-        if let Some(bytes) = db::remove(db, key)? {
+        if let Some(bytes) = table::remove(db, key)? {
             let held = self.draft.bytes_of(key.track);
             *held = held.saturating_sub(bytes + OVERHEAD_BYTES);
             if key.track == BEGUN {
@@ -317,13 +318,13 @@ impl Contents {
 fn each(db: &Connection, track: u16, mut call: impl FnMut(Key, Found)) -> rusqlite::Result<()> {
     let mut after = 0;
     loop {
-        let listed = db::keys(db, track, after, LIST_STEP)?;
+        let listed = table::keys(db, track, after, LIST_STEP)?;
         let Some(last) = listed.last() else {
             return Ok(());
         };
         after = last.key.number;
         for listed in &listed {
-            match db::get(db, listed.key)? {
+            match table::get(db, listed.key)? {
                 Some(found) if found.holds => call(listed.key, found),
                 _ => {}
             }
