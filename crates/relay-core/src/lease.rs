@@ -12,7 +12,8 @@
 //!   it asked, and leaves a margin for clocks of different speed.
 //! - A server that has known the lease for a short time only (restarted, failed over, flushed) may
 //!   have forgotten that another holds it. It says for how long (`known_for_ms`), and who gets the
-//!   lease from it waits until every belief of before has ended. Who is active at that moment stays so.
+//!   lease from it waits until every belief of before has ended, and asks once more: only then the
+//!   site's position that Redis tells is final. Who is active at that moment stays so.
 //! - A shim that has never heard of another one of its site need not wait for others' beliefs.
 //! - Answers that overtake each other are taken in the order in which they were asked for.
 
@@ -84,7 +85,7 @@ pub struct Lease {
     in_company: bool,
     /// The greatest number heard of.
     fence: u64,
-    /// Active in `[from_ms, until_ms)`.
+    /// Active until `until_ms`, by an answer asked for at `from_ms` or later.
     from_ms: u64,
     until_ms: u64,
     /// What Redis said is good until then, whatever it was.
@@ -152,7 +153,13 @@ impl Lease {
                 }
                 self.fence = fence.max(self.fence);
                 self.until_ms = self.until_ms.max(sent_at_ms.saturating_add(belief_ms));
-                self.next_ask_ms = sent_at_ms.saturating_add(renew_ms).max(now_ms);
+                let renewal = sent_at_ms.saturating_add(renew_ms);
+                let after_the_wait = if self.from_ms > sent_at_ms {
+                    self.from_ms
+                } else {
+                    u64::MAX
+                };
+                self.next_ask_ms = renewal.min(after_the_wait).max(now_ms);
             }
             Asked::HeldByOther {
                 fence,
@@ -192,7 +199,7 @@ impl Lease {
     }
 
     const fn is_active(&self, now_ms: u64) -> bool {
-        self.from_ms <= now_ms && now_ms < self.until_ms
+        self.from_ms <= self.taken_ms && now_ms < self.until_ms
     }
 }
 

@@ -77,8 +77,10 @@ fn a_forgetful_server_is_believed_only_after_the_beliefs_of_before() {
         };
         lease.asked(sent, answer, sent + 10);
     }
-    assert_eq!(lease.standing(3_509), Standing::Standby);
-    assert_eq!(lease.standing(3_510), Standing::Active { fence: 1 });
+    assert_eq!(lease.next_ask_ms(), 3_510, "when the others' beliefs have ended");
+    assert_eq!(lease.standing(3_510), Standing::Standby, "not asked yet");
+    lease.asked(3_510, granted(1), 3_520);
+    assert_eq!(lease.standing(3_520), Standing::Active { fence: 1 });
 }
 
 #[test]
