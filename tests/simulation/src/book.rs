@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use relay_core::EntryId;
+
 use crate::message::Item;
 use crate::mom::Mom;
 use crate::plan::Plan;
@@ -46,6 +48,8 @@ pub enum Invariant {
     AppendedTwice,
     /// A site's position went back.
     PositionBack,
+    /// A shim took up behind what its site had told Redis, and Redis had not forgotten.
+    TakeoverBehind,
 }
 
 /// What is not an error, but worth counting.
@@ -57,12 +61,17 @@ pub struct Stats {
     pub delivered: u64,
     /// Reported expired.
     pub expired: u64,
-    /// Run twice by a minion that was restarted in between, where the design cannot know: see the decision page.
-    pub twice_excused: u64,
+    /// Run twice by a minion that was restarted in between: on two lower masters, the first of which
+    /// died before its position was held.
+    pub twice_two_lowers: u64,
+    /// The same: the first request was still on its way when the second was judged.
+    pub twice_on_the_way: u64,
+    /// The same: the job cache could not be read.
+    pub twice_unreadable: u64,
     /// Run although reported expired: a stopped lower master carried out later what it was sent in time.
     pub ran_late: u64,
-    /// Run before their predecessors, which were appended again in a new epoch.
-    pub early: u64,
+    /// Pairs run in the other order, because the epoch of the first ended and it was appended again.
+    pub order_excused: u64,
     /// Ages that were guessed wrongly, since the clock that counts was never heard.
     pub misjudged_excused: u64,
     /// Moments at which two shims believed to be active, after a primary that was cut off came back as it was.
@@ -87,9 +96,11 @@ impl Stats {
         self.jobs += other.jobs;
         self.delivered += other.delivered;
         self.expired += other.expired;
-        self.twice_excused += other.twice_excused;
+        self.twice_two_lowers += other.twice_two_lowers;
+        self.twice_on_the_way += other.twice_on_the_way;
+        self.twice_unreadable += other.twice_unreadable;
         self.ran_late += other.ran_late;
-        self.early += other.early;
+        self.order_excused += other.order_excused;
         self.misjudged_excused += other.misjudged_excused;
         self.two_active_excused += other.two_active_excused;
         self.repeated += other.repeated;
@@ -130,8 +141,11 @@ pub(crate) struct Book {
     shed: BTreeSet<Item>,
     minions_site: Vec<usize>,
     cache_readable: bool,
+    held: BTreeMap<usize, (EntryId, u64)>,
+    forgot_at: u64,
     split_brain_until: u64,
-    early: BTreeSet<u32>,
+    entries: BTreeMap<EntryId, u32>,
+    ended: BTreeSet<(usize, u32)>,
     /// The age at hand was guessed: its clock was never heard.
     pub(crate) guesses: bool,
 }
@@ -157,8 +171,11 @@ impl Book {
             shed: BTreeSet::new(),
             minions_site: plan.minions.iter().map(site).collect(),
             cache_readable: plan.cache_readable,
+            held: BTreeMap::new(),
+            forgot_at: 0,
             split_brain_until: 0,
-            early: BTreeSet::new(),
+            entries: BTreeMap::new(),
+            ended: BTreeSet::new(),
             guesses: false,
         }
     }
@@ -211,7 +228,8 @@ impl Book {
     /// A server has taken a write.
     pub(crate) fn written(&mut self, effect: &Effect, data: &Data, now: u64) {
         if let Effect::Add(id, stamped) = effect {
-            let epoch = relay_core::EntryId::new(id.epoch, 0)..;
+            self.entries.insert(*id, stamped.frame);
+            let epoch = EntryId::new(id.epoch, 0)..;
             let same = data
                 .stream
                 .range(epoch)
@@ -226,8 +244,8 @@ impl Book {
     pub(crate) fn position(
         &mut self,
         site: usize,
-        before: Option<(u64, relay_core::EntryId)>,
-        after: Option<(u64, relay_core::EntryId)>,
+        before: Option<(u64, EntryId)>,
+        after: Option<(u64, EntryId)>,
         now: u64,
     ) {
         if before > after {
@@ -240,6 +258,27 @@ impl Book {
     /// both holders may believe.
     pub(crate) fn split_brain(&mut self, now: u64) {
         self.split_brain_until = now + 4_000;
+    }
+
+    /// Redis has told a shim that it holds this position.
+    pub(crate) fn position_held(&mut self, site: usize, id: EntryId, now: u64) {
+        self.held.insert(site, (id, now));
+    }
+
+    /// Redis may have forgotten what it said.
+    pub(crate) const fn forgot(&mut self, now: u64) {
+        self.forgot_at = now;
+    }
+
+    /// A shim begins to work behind this id.
+    pub(crate) fn took_up(&mut self, site: usize, from: EntryId, now: u64) {
+        if let Some((id, since)) = self.held.get(&site).copied()
+            && since > self.forgot_at
+            && from < id
+        {
+            let text = format!("site {site}: from {from}, though {id} was held since {since}");
+            self.violation(Invariant::TakeoverBehind, text, now);
+        }
     }
 
     pub(crate) fn two_active(&mut self, one: usize, other: usize, now: u64) {
@@ -260,7 +299,14 @@ impl Book {
     }
 
     /// A publish request is sent.
-    pub(crate) fn sent(&mut self, site: usize, frame: (u32, u32), age_ms: u64, plan: &Plan, now: u64) {
+    pub(crate) fn sent(
+        &mut self,
+        site: usize,
+        frame: (u32, u32),
+        age_ms: u64,
+        plan: &Plan,
+        now: u64,
+    ) {
         let (job, frame) = frame;
         if self.sent.insert((site, job)) {
             self.run_order.entry(site).or_default().push(frame);
@@ -300,14 +346,7 @@ impl Book {
     }
 
     /// A lower master has carried out a publish request.
-    pub(crate) fn ran(
-        &mut self,
-        site: usize,
-        lower: usize,
-        job: u32,
-        judged_at: u64,
-        now: u64,
-    ) {
+    pub(crate) fn ran(&mut self, site: usize, lower: usize, job: u32, judged_at: u64, now: u64) {
         let runs = self.runs.entry((site, job)).or_default();
         let before = runs.iter().find(|run| run.lower == lower).copied();
         if runs.is_empty() {
@@ -337,17 +376,23 @@ impl Book {
         }
         let runs = self.runs.get(&(self.minions_site[minion], job));
         let runs = runs.map_or(&[][..], Vec::as_slice);
-        let unknowable = |pair: &[Run]| match pair {
-            [one, two] => one.lower != two.lower || two.judged_at <= one.at,
-            _ => false,
-        };
+        let pairs = || runs.windows(2);
+        let two_lowers = pairs().any(|pair| pair[0].lower != pair[1].lower);
+        let on_the_way = pairs().any(|pair| pair[1].judged_at <= pair[0].at);
         // Only a minion that forgot, and a master that could not be asked in time.
         let forgot = self
             .restarts
             .get(&minion)
             .is_some_and(|restarts| !restarts.is_empty());
-        if forgot && (!self.cache_readable || runs.windows(2).any(unknowable)) {
-            self.stats.twice_excused += 1;
+        let excused = match (self.cache_readable, two_lowers, on_the_way) {
+            _ if !forgot => None,
+            (_, true, _) => Some(&mut self.stats.twice_two_lowers),
+            (_, _, true) => Some(&mut self.stats.twice_on_the_way),
+            (false, false, false) => Some(&mut self.stats.twice_unreadable),
+            (true, false, false) => None,
+        };
+        if let Some(count) = excused {
+            *count += 1;
             return;
         }
         let text = format!("minion {minion}, job {job}: {runs:?}");
@@ -358,9 +403,13 @@ impl Book {
         self.restarts.entry(minion).or_default().push(now);
     }
 
-    /// Taken out of the buffer of early arrivals because their epoch has ended.
-    pub(crate) fn came_early(&mut self, frames: impl Iterator<Item = u32>) {
-        self.early.extend(frames);
+    /// The rest of an epoch that a site leaves: it comes again, behind what the site has already.
+    pub(crate) fn ended(&mut self, site: usize, from: EntryId, to: EntryId) {
+        let frames = self
+            .entries
+            .range(from..=to)
+            .map(|(_, frame)| (site, *frame));
+        self.ended.extend(frames);
     }
 
     // What goes up.
@@ -433,7 +482,6 @@ impl World {
                 }
             }
         }
-        self.book.stats.early = self.book.early.len() as u64;
         self.verdict_on_returns();
         self.verdict_on_order();
     }
@@ -477,10 +525,12 @@ impl World {
                     let known = |(bridge, at): (&usize, &u64)| {
                         one.get(bridge).is_some_and(|before| before < at)
                     };
-                    if self.book.early.contains(later) {
+                    if two.is_empty() || !two.iter().all(known) {
                         continue;
                     }
-                    if !two.is_empty() && two.iter().all(known) {
+                    if self.book.ended.contains(&(*site, *earlier)) {
+                        self.book.stats.order_excused += 1;
+                    } else {
                         wrong.push(format!("site {site}: frame {later} before {earlier}"));
                     }
                 }

@@ -154,7 +154,8 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
     if plan.family != Family::Single && rng.u8(0..4) == 0 {
         let at = rng.u64(2_000..plan.healed_at - 1_000);
         plan.faults.push((at, Fault::Kill(Node::Shim(1))));
-        plan.faults.push((plan.healed_at, Fault::Start(Node::Shim(1))));
+        plan.faults
+            .push((plan.healed_at, Fault::Start(Node::Shim(1))));
         plan.faults.push((at + 200, Fault::MinionRestarts(1)));
     }
 }
@@ -162,18 +163,24 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
 /// Sites follow into a second epoch, then Redis goes back to the first: what a site has not had is
 /// marked there as appended, in an epoch that it will never read again.
 fn back_in_time(rng: &mut Rng, plan: &mut Plan) {
-    let at = rng.u64(2_000..plan.healed_at - 14_000);
+    let at = rng.u64(2_000..plan.healed_at - 14_500);
     let site = rng.usize(0..2);
     let redis = |fault| Fault::Redis(fault, 0);
     plan.publish_at.extend((1..6).map(|step| at + step * 500));
+    let shim = Node::Shim(site);
+    for server in 0..2 {
+        // It hears of them in the second epoch only, and they wait for the lower master there.
+        plan.faults
+            .push((at, Fault::Cut(Node::Redis(server), shim, 4_500)));
+    }
     plan.faults.extend([
-        (at, Fault::Pause(Node::Lower(site), 12_000)),
+        (at + 2_000, Fault::Pause(Node::Lower(site), 12_000)),
         (at + 3_000, redis(RedisFault::Save)),
         (at + 4_000, redis(RedisFault::Flush)),
-        (at + 7_000, Fault::Kill(Node::Shim(site))),
+        (at + 7_500, Fault::Kill(shim)),
         (at + 8_000, redis(RedisFault::Die)),
         (at + 9_000, redis(RedisFault::BackOld)),
-        (at + 10_000, Fault::Start(Node::Shim(site))),
+        (at + 10_000, Fault::Start(shim)),
     ]);
 }
 
@@ -202,7 +209,11 @@ fn redis(
             redis(at + span, back, 0);
         }
         _ => {
-            redis(at.saturating_sub(rng.u64(500..15_000)), RedisFault::Save, server);
+            redis(
+                at.saturating_sub(rng.u64(500..15_000)),
+                RedisFault::Save,
+                server,
+            );
             redis(at, RedisFault::Die, server);
             let back = match rng.u8(0..3) {
                 0 => RedisFault::BackWhole,
@@ -261,7 +272,11 @@ impl World {
         let bridges = (0..self.bridges.len()).map(Node::Bridge);
         let shims = (0..self.shims.len()).map(Node::Shim);
         let lowers = (0..self.lowers.len()).map(Node::Lower);
-        let nodes: Vec<Node> = bridges.chain(shims).chain(lowers).chain([Node::Mom]).collect();
+        let nodes: Vec<Node> = bridges
+            .chain(shims)
+            .chain(lowers)
+            .chain([Node::Mom])
+            .collect();
         for node in nodes {
             self.start(node);
         }
@@ -325,7 +340,18 @@ impl World {
 
     fn redis_fault(&mut self, fault: RedisFault, server: usize) {
         // `server` 0 is whoever is the primary, 1 the replica.
-        let at = if server == 0 { self.primary } else { 1 - self.primary };
+        let at = if server == 0 {
+            self.primary
+        } else {
+            1 - self.primary
+        };
+        let forgets = !matches!(
+            fault,
+            RedisFault::Save | RedisFault::OutOfMemory(_) | RedisFault::CutSubscribers
+        );
+        if forgets {
+            self.book.forgot(self.now);
+        }
         match fault {
             RedisFault::Die => self.redis_dies(at),
             RedisFault::BackWhole | RedisFault::BackEmpty | RedisFault::BackOld => {

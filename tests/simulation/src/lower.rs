@@ -111,7 +111,7 @@ impl World {
     }
 
     /// An event that is no return.
-    pub(crate) fn bus_event(&mut self) {
+    pub(crate) fn event_fires(&mut self) {
         let lower = self.rng.usize(0..self.lowers.len());
         if self.life(Node::Lower(lower)).up {
             let number = u32::try_from(self.new_op()).unwrap_or(u32::MAX);

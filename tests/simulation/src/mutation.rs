@@ -32,6 +32,8 @@ pub enum Mutation {
     LeaseWithoutWait,
     /// The position of an old holder is taken.
     NoFencing,
+    /// A takeover begins at its own cursor.
+    PositionIgnored,
     /// Ages are counted by the bridge's clock as if it were ours.
     NoClockCorrection,
     /// Times are taken from the wall clock.
@@ -58,7 +60,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Each of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::JournalInMemory,
         Self::NoAppendAgain,
         Self::NoEpoch,
@@ -72,6 +74,7 @@ impl Mutation {
         Self::LeaseIgnored,
         Self::LeaseWithoutWait,
         Self::NoFencing,
+        Self::PositionIgnored,
         Self::NoClockCorrection,
         Self::SteppingClock,
         Self::NoExpiry,

@@ -37,8 +37,6 @@ pub(crate) enum JobOp {
     Done { job: u32, frame: u32 },
     Returned(u32, usize),
     Cursor(EntryId),
-    /// The lease was held under this number.
-    Fence(u64),
 }
 
 /// A commit of the spool.
@@ -104,7 +102,8 @@ enum Op {
     Subscribe,
     Lease { sent_clock: u64 },
     Read { after: EntryId },
-    Position,
+    Position { id: EntryId },
+    Release,
     AddRequest,
     Publish,
 }
@@ -123,9 +122,8 @@ struct Record {
 pub(crate) struct Process {
     clocks: Clocks,
     lease: Lease,
-    /// Under which numbers the lease was held before, and which position the last answer told.
-    own_fence: u64,
-    told: Option<(u64, EntryId)>,
+    /// The site's position as the last answer told it.
+    told: Option<EntryId>,
     subscribed: bool,
     heard_at: u64,
     ops: BTreeMap<u64, (Op, u64)>,
@@ -176,7 +174,7 @@ impl World {
             }
         }
         let mut records: BTreeMap<u32, Record> = BTreeMap::new();
-        let (mut cursor, mut own_fence) = (None, 0);
+        let mut cursor = None;
         for op in this.jobs.iter() {
             match op {
                 JobOp::Begin { job, frame } => {
@@ -191,7 +189,6 @@ impl World {
                     records.entry(*job).or_default().returned.insert(*minion);
                 }
                 JobOp::Cursor(id) => cursor = Some(*id),
-                JobOp::Fence(fence) => own_fence = *fence,
             }
         }
         let first_start = this.files.boot.is_none();
@@ -205,7 +202,6 @@ impl World {
         this.process = Some(Process {
             clocks,
             lease: Lease::new(LeaseConfig::default(), in_company),
-            own_fence,
             told: None,
             subscribed: false,
             heard_at: now,
@@ -350,9 +346,11 @@ impl World {
                 );
             }
             (Op::Read { after }, _) => self.sequence(shim, Event::ReadFailed { after }),
-            (Op::Position, answer) => {
+            (Op::Position { id }, answer) => {
                 process.position_busy = false;
-                if !matches!(answer, Some(Answer::Done)) {
+                if matches!(answer, Some(Answer::Done)) {
+                    self.book.position_held(self.shims[shim].site, id, now);
+                } else {
                     process.position_due = process.cursor;
                 }
             }
@@ -362,12 +360,11 @@ impl World {
                 }
             }
             (Op::Publish, _) => self.publish_failed(shim, op),
-            (Op::Subscribe, _) => {}
+            (Op::Subscribe | Op::Release, _) => {}
         }
     }
 
     fn lease_answered(&mut self, shim: usize, sent_clock: u64, answer: Option<Answer>) {
-        let now = self.now;
         let clock = self.shim_clock(shim);
         let no_wait = self.is(Mutation::LeaseWithoutWait);
         let this = &mut self.shims[shim];
@@ -380,7 +377,7 @@ impl World {
                 known_for_ms,
                 position,
             }) => {
-                process.told = position;
+                process.told = position.map(|(_, id)| id);
                 let known_for_ms = if no_wait { u64::MAX } else { known_for_ms };
                 Asked::Granted {
                     fence,
@@ -404,13 +401,6 @@ impl World {
         process.lease.asked(sent_clock, asked, clock);
         if this.files.in_company != Some(process.lease.in_company()) {
             this.files.in_company = Some(process.lease.in_company());
-        }
-        if let Standing::Active { fence } = process.lease.standing(clock)
-            && fence != process.own_fence
-            && process.down.is_some()
-        {
-            process.own_fence = fence;
-            this.jobs.commit(JobOp::Fence(fence), now);
         }
     }
 
@@ -455,8 +445,8 @@ impl World {
             .any(|(op, _)| matches!(op, Op::Lease { .. }));
         let asks = !asking && process.lease.next_ask_ms() <= clock;
         let fence = process.lease.fence();
-        let restarted =
-            std::mem::replace(&mut process.lower_incarnation, lower_incarnation) != lower_incarnation;
+        let restarted = std::mem::replace(&mut process.lower_incarnation, lower_incarnation)
+            != lower_incarnation;
         if process.clocks_saved_at + 1_000 <= now {
             process.clocks_saved_at = now;
             let known = process.clocks.differences();
@@ -534,7 +524,7 @@ impl World {
     pub(crate) fn shim_drains(&mut self, shim: usize) {
         let site = self.shims[shim].site;
         if self.active(shim).is_some() {
-            self.shim_asks(shim, Op::Position, Command::Release { site, shim });
+            self.shim_asks(shim, Op::Release, Command::Release { site, shim });
         }
     }
 }

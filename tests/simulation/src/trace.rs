@@ -11,37 +11,128 @@ use crate::message::{Item, Node};
 /// One step.
 #[derive(Debug, Clone, Hash)]
 pub(crate) enum Note {
-    Published { frame: u32, job: u32, serial: u64 },
-    BridgeReceived { bridge: usize, frame: u32 },
-    Journaled { bridge: usize, frame: u32 },
-    Appended { bridge: usize, through: u64 },
-    Stale { bridge: usize },
-    Epoch { bridge: usize, epoch: u64 },
-    Gone { bridge: usize, unappended: u64 },
+    Published {
+        frame: u32,
+        job: u32,
+        serial: u64,
+    },
+    BridgeReceived {
+        bridge: usize,
+        frame: u32,
+    },
+    Journaled {
+        bridge: usize,
+        frame: u32,
+    },
+    Appended {
+        bridge: usize,
+        through: u64,
+    },
+    Stale {
+        bridge: usize,
+    },
+    Epoch {
+        bridge: usize,
+        epoch: u64,
+    },
+    Gone {
+        bridge: usize,
+        unappended: u64,
+    },
     Started(Node),
     Stopped(Node),
     Fault(Fault),
-    Active { shim: usize, fence: u64, from: EntryId },
-    Inactive { shim: usize },
-    Delivered { shim: usize, entry: EntryId, frame: u32 },
-    NewEpoch { shim: usize, epoch: u64 },
-    Lost { shim: usize, from: EntryId, to: EntryId },
-    Ended { shim: usize, from: EntryId, to: EntryId },
-    Judged { shim: usize, job: u32, verdict: &'static str },
-    Unopenable { shim: usize, frame: u32 },
-    SignedIn { shim: usize, key: u32 },
-    PublishSent { shim: usize, job: u32, age_ms: u64 },
-    PublishFailed { shim: usize, job: u32 },
-    Ran { lower: usize, job: u32 },
-    Executed { minion: usize, job: u32 },
-    Dropped { minion: usize, job: u32 },
-    Cursor { shim: usize, entry: EntryId },
-    Spooled { shim: usize, item: Item },
-    Shed { shim: usize, item: Item },
-    Sent { shim: usize, rid: u64, items: usize },
-    Replied { shim: usize, rid: u64 },
-    MomTook { rid: u64, items: usize },
-    Gap { shim: usize, from: u64, to: u64 },
+    Active {
+        shim: usize,
+        fence: u64,
+        from: EntryId,
+    },
+    Inactive {
+        shim: usize,
+    },
+    Delivered {
+        shim: usize,
+        entry: EntryId,
+        frame: u32,
+    },
+    NewEpoch {
+        shim: usize,
+        epoch: u64,
+    },
+    Lost {
+        shim: usize,
+        from: EntryId,
+        to: EntryId,
+    },
+    Ended {
+        shim: usize,
+        from: EntryId,
+        to: EntryId,
+    },
+    Judged {
+        shim: usize,
+        job: u32,
+        verdict: &'static str,
+    },
+    Unopenable {
+        shim: usize,
+        frame: u32,
+    },
+    SignedIn {
+        shim: usize,
+        key: u32,
+    },
+    PublishSent {
+        shim: usize,
+        job: u32,
+        age_ms: u64,
+    },
+    PublishFailed {
+        shim: usize,
+        job: u32,
+    },
+    Ran {
+        lower: usize,
+        job: u32,
+    },
+    Executed {
+        minion: usize,
+        job: u32,
+    },
+    Dropped {
+        minion: usize,
+        job: u32,
+    },
+    Cursor {
+        shim: usize,
+        entry: EntryId,
+    },
+    Spooled {
+        shim: usize,
+        item: Item,
+    },
+    Shed {
+        shim: usize,
+        item: Item,
+    },
+    Sent {
+        shim: usize,
+        rid: u64,
+        items: usize,
+    },
+    Replied {
+        shim: usize,
+        rid: u64,
+    },
+    MomTook {
+        rid: u64,
+        items: usize,
+    },
+    Gap {
+        shim: usize,
+        from: u64,
+        to: u64,
+    },
 }
 
 impl Hash for crate::message::Stamped {

@@ -46,7 +46,7 @@ pub(crate) enum Event {
         effect: Effect,
     },
     MomPublishes,
-    BusEvent,
+    BusSpeaks,
     Fault(Fault),
     /// Nothing fails any more.
     Heal,
@@ -189,7 +189,7 @@ impl World {
             self.after(at, Event::MomPublishes);
         }
         for at in self.plan.bus_events_at.clone() {
-            self.after(at, Event::BusEvent);
+            self.after(at, Event::BusSpeaks);
         }
     }
 
@@ -256,7 +256,7 @@ impl World {
                 }
             }
             Event::MomPublishes => self.mom_publishes(),
-            Event::BusEvent => self.bus_event(),
+            Event::BusSpeaks => self.event_fires(),
             Event::Fault(fault) => self.fault(fault),
             Event::Heal => self.heal(),
             Event::Finished {
@@ -397,8 +397,9 @@ impl World {
             Command::Position { site, .. } => Some(site),
             _ => None,
         };
-        let position =
-            |world: &Self| site.and_then(|site| world.servers[server].data.positions.get(&site).copied());
+        let position = |world: &Self| {
+            site.and_then(|site| world.servers[server].data.positions.get(&site).copied())
+        };
         let before = position(self);
         let answer = if read_only {
             Answer::Refused

@@ -75,19 +75,7 @@ impl World {
         if down.due.len() >= DUE_MAX && matches!(event, Event::Published(_)) {
             return;
         }
-        let actions = down.sequencer.apply(event);
-        let ended = |epoch| {
-            let rest_of = |action: &Action| matches!(action, Action::Ended { to, .. } if to.epoch == epoch);
-            actions.iter().any(rest_of)
-        };
-        // They had come early, and what lay before them comes again later.
-        let early = actions.iter().filter_map(|action| match action {
-            Action::Deliver(publication) => Some(publication),
-            _ => None,
-        });
-        let early = early.filter(|publication| ended(publication.entry_id.epoch));
-        self.book.came_early(early.map(frame_of));
-        for action in actions {
+        for action in down.sequencer.apply(event) {
             match action {
                 Action::Deliver(publication) => {
                     let (entry, frame) = (publication.entry_id, frame_of(&publication));
@@ -104,6 +92,7 @@ impl World {
                 }
                 Action::Ended { from, to } => {
                     self.trace.note(now, Note::Ended { shim, from, to });
+                    self.book.ended(self.shims[shim].site, from, to);
                     self.due(shim, Due::PassOver(to));
                 }
                 Action::NewEpoch { epoch, .. } => {
@@ -131,7 +120,9 @@ impl World {
                 // Whatever is not done is somebody else's now.
                 process.down = None;
                 process.position_due = None;
-                process.ops.retain(|_, (op, _)| !matches!(op, Op::Read { .. } | Op::Publish));
+                process
+                    .ops
+                    .retain(|_, (op, _)| !matches!(op, Op::Read { .. } | Op::Publish));
                 self.note(Note::Inactive { shim });
             }
             None => {}
@@ -147,19 +138,16 @@ impl World {
 
     fn takes_up(&mut self, shim: usize, fence: u64) {
         let now = self.now;
+        let ignored = self.is(Mutation::PositionIgnored);
         let this = &mut self.shims[shim];
         let Some(process) = &mut this.process else {
             return;
         };
-        // Where another has worked meanwhile, the site's position counts, and the job cache knows more than we do.
-        let others = process
-            .told
-            .filter(|(by, _)| *by > process.own_fence)
-            .map(|(_, id)| id);
-        let cursor = process.cursor.max(others).unwrap_or(EntryId::ZERO);
+        // Whoever wrote the position was done with everything up to it, be it on this disk or not.
+        let told = process.told.filter(|_| !ignored);
+        let cursor = process.cursor.max(told).unwrap_or(EntryId::ZERO);
+        let others = process.lease.in_company();
         let careful = process.first_start;
-        process.own_fence = fence;
-        this.jobs.commit(JobOp::Fence(fence), now);
         process.down = Some(Down {
             sequencer: Sequencer::new(Some(cursor), SequencerConfig::default()),
             due: VecDeque::new(),
@@ -167,10 +155,15 @@ impl World {
             careful,
         });
         let subscribed = process.subscribed;
-        if others.is_some() {
+        self.book.took_up(self.shims[shim].site, cursor, now);
+        if others {
             self.fetch_all(shim);
         }
-        self.note(Note::Active { shim, fence, from: cursor });
+        self.note(Note::Active {
+            shim,
+            fence,
+            from: cursor,
+        });
         if subscribed {
             self.sequence(shim, Event::Connected);
         }
@@ -272,8 +265,13 @@ impl World {
         }
         if !current.opened {
             current.opened = true;
-            let gaps = process.serials.opened(&info.key, info.serial, entry_id, clock);
-            self.book.gaps += gaps.iter().map(relay_core::serials::Gap::publications).sum::<u64>();
+            let gaps = process
+                .serials
+                .opened(&info.key, info.serial, entry_id, clock);
+            self.book.gaps += gaps
+                .iter()
+                .map(relay_core::serials::Gap::publications)
+                .sum::<u64>();
         }
         let remembered = match record {
             None => Remembered::Nothing,
@@ -294,7 +292,9 @@ impl World {
         let age = self.age(shim);
         let verdict = |at| judge(remembered, at, age, ttl);
         let process = self.shims[shim].process.as_mut();
-        let Some(current) = process.and_then(|p| p.down.as_mut()).and_then(|d| d.current.as_mut())
+        let Some(current) = process
+            .and_then(|p| p.down.as_mut())
+            .and_then(|d| d.current.as_mut())
         else {
             return false;
         };
@@ -322,7 +322,11 @@ impl World {
                 self.finished(shim, "job known")
             }
             Verdict::Duplicate => {
-                self.note(Note::Judged { shim, job, verdict: "published before" });
+                self.note(Note::Judged {
+                    shim,
+                    job,
+                    verdict: "published before",
+                });
                 self.finish(shim, true);
                 true
             }
@@ -390,13 +394,17 @@ impl World {
             return self.request(shim);
         }
         let token = self.write_takes(Node::Shim(shim));
-        self.shims[shim].jobs.write(token, vec![JobOp::Begin { job, frame }]);
+        self.shims[shim]
+            .jobs
+            .write(token, vec![JobOp::Begin { job, frame }]);
         self.set_state(shim, State::Beginning { token });
     }
 
     fn set_state(&mut self, shim: usize, state: State) {
         let process = self.shims[shim].process.as_mut();
-        if let Some(current) = process.and_then(|p| p.down.as_mut()).and_then(|d| d.current.as_mut())
+        if let Some(current) = process
+            .and_then(|p| p.down.as_mut())
+            .and_then(|d| d.current.as_mut())
         {
             current.state = state;
         }
@@ -452,15 +460,27 @@ impl World {
         process.ops.insert(op, (Op::Publish, now));
         if self.is(Mutation::BeginAfterPublish) {
             let token = self.write_takes(Node::Shim(shim));
-            self.shims[shim].jobs.write(token, vec![JobOp::Begin { job, frame }]);
+            self.shims[shim]
+                .jobs
+                .write(token, vec![JobOp::Begin { job, frame }]);
         }
-        self.note(Note::PublishSent { shim, job, age_ms: true_age });
+        self.note(Note::PublishSent {
+            shim,
+            job,
+            age_ms: true_age,
+        });
         self.book.guesses = guessed;
-        self.book.sent(site, (job, frame), true_age, &self.plan, now);
+        self.book
+            .sent(site, (job, frame), true_age, &self.plan, now);
         self.send(
             Node::Shim(shim),
             Node::Lower(lower),
-            Message::Publish { op, shim, job, judged_at },
+            Message::Publish {
+                op,
+                shim,
+                job,
+                judged_at,
+            },
         );
     }
 
@@ -499,7 +519,9 @@ impl World {
     fn finish(&mut self, shim: usize, before: bool) {
         let token = self.write_takes(Node::Shim(shim));
         let process = self.shims[shim].process.as_mut();
-        let Some(current) = process.and_then(|p| p.down.as_mut()).and_then(|d| d.current.as_mut())
+        let Some(current) = process
+            .and_then(|p| p.down.as_mut())
+            .and_then(|d| d.current.as_mut())
         else {
             return;
         };
@@ -516,7 +538,9 @@ impl World {
     /// Nothing more is to be done about the publication at hand.
     fn finished(&mut self, shim: usize, verdict: &'static str) -> bool {
         let process = self.shims[shim].process.as_mut();
-        let current = process.and_then(|p| p.down.as_mut()).and_then(|d| d.current.take());
+        let current = process
+            .and_then(|p| p.down.as_mut())
+            .and_then(|d| d.current.take());
         if let Some(current) = current {
             let job = current.job;
             self.note(Note::Judged { shim, job, verdict });
@@ -555,7 +579,11 @@ impl World {
         }
         if let Some(id) = process.position_due.take() {
             process.position_busy = true;
-            self.shim_asks(shim, Op::Position, Command::Position { site, fence, id });
+            self.shim_asks(
+                shim,
+                Op::Position { id },
+                Command::Position { site, fence, id },
+            );
         }
     }
 }

@@ -82,12 +82,16 @@ impl Up {
 impl World {
     pub(super) fn heard_on_bus(&mut self, shim: usize, item: Item) {
         let clock = self.shim_clock(shim);
+        let lower = self.shims[shim].lower;
         let Some(process) = &mut self.shims[shim].process else {
             return;
         };
         // Only its own shim hears a lower master: what was published here goes up from here.
         let ours = match item {
-            Item::Return(job, _) => process.records.contains_key(&job),
+            Item::Return(job, _) => {
+                let cached = process.records_lost && self.lowers[lower].jobs.contains(&job);
+                process.records.contains_key(&job) || cached
+            }
             Item::Event(_) => false,
         };
         if clock < process.up.other_holds_until && !ours {
