@@ -82,12 +82,7 @@ impl Clocks {
     /// The age of what `clock` stamped with `received_at_ms`, at `now_ms` of our own clock. `None`
     /// before the first beat of all, and for a while for a clock never heard: ask again.
     #[must_use]
-    pub fn age_ms(
-        &mut self,
-        clock: Option<&str>,
-        received_at_ms: u64,
-        now_ms: u64,
-    ) -> Option<u64> {
+    pub fn age_ms(&mut self, clock: Option<&str>, received_at_ms: u64, now_ms: u64) -> Option<u64> {
         if clock.is_some_and(|clock| self.is_awaited(clock, now_ms)) {
             return None;
         }

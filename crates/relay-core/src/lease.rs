@@ -186,6 +186,14 @@ impl Lease {
         self.until_ms = 0;
     }
 
+    /// Redis refused a position under our number, since it has taken one under `fence`: the server
+    /// went back in time and gave numbers again. We stop, and ask for a greater one at once.
+    pub fn fenced_off(&mut self, fence: u64) {
+        self.fence = fence.max(self.fence);
+        self.until_ms = 0;
+        self.next_ask_ms = 0;
+    }
+
     /// Whether to work at `now_ms`. Look again before each step that must not be taken twice.
     #[must_use]
     pub const fn standing(&self, now_ms: u64) -> Standing {

@@ -129,6 +129,8 @@ pub(crate) enum Answer {
         expires_in_ms: u64,
     },
     Requests(Vec<(u64, Request)>),
+    /// A position under this number is held.
+    FencedOff(u64),
     Done,
     /// Out of memory, or a replica.
     Refused,

@@ -188,7 +188,11 @@ impl Server {
                 if forward || mutation == Some(Mutation::NoFencing) {
                     self.write(Effect::Position(site, fence, id));
                 }
-                Answer::Done
+                if fence < known_fence {
+                    Answer::FencedOff(known_fence)
+                } else {
+                    Answer::Done
+                }
             }
             Command::AddRequest(request) => {
                 self.write(Effect::Requested(request));
@@ -319,10 +323,11 @@ impl Server {
             row.run = self.run;
             row.since = now;
         }
-        row.number = row.number.max(known_fence);
+        let positions = position.map_or(0, |(fence, _)| fence);
+        row.number = row.number.max(known_fence).max(positions);
         let fence = match held {
-            Some(own) => own.fence,
-            None => row.number + 1,
+            Some(own) if own.fence >= row.number => own.fence,
+            _ => row.number + 1,
         };
         row.number = row.number.max(fence);
         self.write(Effect::Fence(site, row));

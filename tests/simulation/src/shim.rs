@@ -348,10 +348,12 @@ impl World {
             (Op::Read { after }, _) => self.sequence(shim, Event::ReadFailed { after }),
             (Op::Position { id }, answer) => {
                 process.position_busy = false;
-                if matches!(answer, Some(Answer::Done)) {
-                    self.book.position_held(self.shims[shim].site, id, now);
-                } else {
-                    process.position_due = process.cursor;
+                match answer {
+                    Some(Answer::Done) => {
+                        self.book.position_held(self.shims[shim].site, id, now);
+                    }
+                    Some(Answer::FencedOff(fence)) => process.lease.fenced_off(fence),
+                    _ => process.position_due = process.cursor,
                 }
             }
             (Op::AddRequest, answer) => {

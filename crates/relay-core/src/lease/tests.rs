@@ -77,7 +77,11 @@ fn a_forgetful_server_is_believed_only_after_the_beliefs_of_before() {
         };
         lease.asked(sent, answer, sent + 10);
     }
-    assert_eq!(lease.next_ask_ms(), 3_510, "when the others' beliefs have ended");
+    assert_eq!(
+        lease.next_ask_ms(),
+        3_510,
+        "when the others' beliefs have ended"
+    );
     assert_eq!(lease.standing(3_510), Standing::Standby, "not asked yet");
     lease.asked(3_510, granted(1), 3_520);
     assert_eq!(lease.standing(3_520), Standing::Active { fence: 1 });
@@ -104,6 +108,17 @@ fn who_is_active_stays_so_when_the_server_forgets() {
     lease.asked(0, granted(1), 10);
     lease.asked(1_000, FRESH, 1_010);
     assert_eq!(lease.standing(1_010), Standing::Active { fence: 1 });
+}
+
+#[test]
+fn who_is_fenced_off_stops_and_asks_for_a_greater_number() {
+    let mut lease = Lease::new(CONFIG, true);
+    lease.asked(0, granted(2), 10);
+    lease.fenced_off(3);
+    assert_eq!(lease.standing(20), Standing::Standby);
+    assert_eq!((lease.fence(), lease.next_ask_ms()), (3, 0));
+    lease.asked(20, granted(4), 30);
+    assert_eq!(lease.standing(30), Standing::Active { fence: 4 });
 }
 
 #[test]
