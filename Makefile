@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup demo test check bench faults
+.PHONY: help setup demo test check bench soak faults
 
 # Salt version of the demo: 3006, 3007 or 3008.
 SALT ?= 3008
@@ -44,3 +44,12 @@ faults: ## what each fault costs, through Saltway and through salt-syndic (an ho
 	@scripts/setup system $(SALT)
 	@cargo build --workspace --bins
 	@target/debug/faults --salt $(SALT) $(ARGS)
+
+# Simulated worlds of `make soak`: how many, from which on; or one seed, with its whole trace.
+SEEDS ?= 100000
+FROM ?= 0
+SEED ?=
+
+soak: ## simulate SEEDS=100000 worlds from FROM=0 in parallel, or replay SEED=n with its whole trace
+	@cargo build --quiet --release -p simulation
+	@SEEDS=$(SEEDS) FROM=$(FROM) SEED=$(SEED) MUTATION=$(MUTATION) target/release/soak

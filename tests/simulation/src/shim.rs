@@ -306,7 +306,7 @@ impl World {
         let Some(process) = &mut self.shims[shim].process else {
             return;
         };
-        let Some((kind, _)) = process.ops.remove(&op) else {
+        let Some((kind, sent_at)) = process.ops.remove(&op) else {
             return;
         };
         if matches!(answer, None | Some(Answer::Refused)) {
@@ -350,7 +350,7 @@ impl World {
                 process.position_busy = false;
                 match answer {
                     Some(Answer::Done) => {
-                        self.book.position_held(self.shims[shim].site, id, now);
+                        self.book.position_held(self.shims[shim].site, id, sent_at);
                     }
                     Some(Answer::FencedOff(fence)) => process.lease.fenced_off(fence),
                     _ => process.position_due = process.cursor,
