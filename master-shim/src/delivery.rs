@@ -14,7 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use daemon_kit::CancellationToken;
+use daemon_kit::{CancellationToken, steady_millis};
 use relay_core::{
     entry::{EntryId, Publication as Entry},
     intake::{self, AtMaster, Remembered, Verdict},
@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use self::{
     latest::Latest,
     opener::{Opener, Unusable},
-    publisher::{Outcome, Permit},
+    publisher::{Next, Outcome, Permit},
     records::{Part, Records},
 };
 use crate::{
@@ -65,6 +65,12 @@ const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Job records looked at for what a lower master took before it died, and came back within.
 const LATEST_WITHIN_MS: u64 = 60 * 60 * 1000;
+
+/// Publications handed to the request socket at once; it still sends one at a time.
+const BURST_MAX: usize = 32;
+
+/// What expires sooner is published singly, with a look at its age right before.
+const SHORTEST_LIFE: Duration = Duration::from_secs(2);
 
 /// How long the publish under way may take at the end. After that the job cache tells whether it was carried out.
 const LAST_PUBLISH_MAX: Duration = Duration::from_secs(2);
@@ -223,14 +229,77 @@ impl DeliveryTask {
                 jobs.iter().map(|job| (&job.part, job.entry.entry_id)),
             )
             .await;
-        for job in jobs {
+        let mut rest = jobs.as_slice();
+        while !rest.is_empty() {
             if shutdown.is_cancelled() {
                 return false;
             }
-            self.publish(&job, fence).await;
-            self.parts.tenure.done(job.entry.entry_id);
+            let (done, maybe_sent) = self.publish_burst(rest, fence, shutdown).await;
+            rest = rest.get(done..).unwrap_or_default();
+            // What ended the burst is published by itself.
+            if let Some((job, behind)) = rest.split_first() {
+                if shutdown.is_cancelled() && !maybe_sent {
+                    return false;
+                }
+                self.publish(job, fence, maybe_sent).await;
+                self.parts.tenure.done(job.entry.entry_id);
+                rest = behind;
+            }
         }
         true
+    }
+
+    /// Publishes as many as go without anything unusual, one after the other. Returns how many those were, and whether a
+    /// request of the next one may have been carried out.
+    async fn publish_burst(
+        &mut self,
+        jobs: &[Job],
+        fence: u64,
+        shutdown: &CancellationToken,
+    ) -> (usize, bool) {
+        let left = |job: &Job| job.ttl.saturating_sub(self.age(&job.entry));
+        let live = jobs.iter().take_while(|job| left(job) > SHORTEST_LIFE);
+        let live = live.take(BURST_MAX).count();
+        let Some(jobs) = jobs.get(..live).filter(|jobs| jobs.len() > 1) else {
+            return (0, false);
+        };
+        let until = steady_millis() + millis(jobs.iter().map(left).min().unwrap_or_default());
+        for job in jobs {
+            self.announce(job).await;
+        }
+        let (tenure, ends) = (self.parts.tenure.clone(), shutdown.clone());
+        let go_on =
+            move || tenure.is_permitted(fence) && steady_millis() < until && !ends.is_cancelled();
+        let permit = Permit {
+            tenure: &self.parts.tenure,
+            fence,
+        };
+        let loads: Vec<&PublicationLoad> = jobs.iter().map(|job| &job.load).collect();
+        let burst = self.parts.publisher.begin_burst(&loads, permit, go_on);
+        let Some(mut burst) = burst.await else {
+            return (0, false);
+        };
+        for (done, job) in jobs.iter().enumerate() {
+            match burst.next(&job.load).await {
+                Next::Published { minions, missing } => {
+                    self.took(job, minions, missing).await;
+                    self.parts.tenure.done(job.entry.entry_id);
+                }
+                Next::Ended { maybe_sent } => return (done, maybe_sent),
+            }
+        }
+        (jobs.len(), false)
+    }
+
+    /// The lower master has taken the job.
+    async fn took(&mut self, job: &Job, minions: Vec<MinionId>, missing: Vec<String>) {
+        self.parts.telemetry.publication_published(
+            job.load.jid(),
+            minions.len(),
+            self.age(&job.entry),
+        );
+        self.latest.published(job.load.clone());
+        self.published(job, minions, missing).await;
     }
 
     /// Opens what this site does not have yet and decides about each.
@@ -364,7 +433,7 @@ impl DeliveryTask {
         self.tell(Message::Recovered).await;
     }
 
-    async fn publish(&mut self, job: &Job, fence: u64) {
+    async fn publish(&mut self, job: &Job, fence: u64, maybe_sent: bool) {
         let jid = job.load.jid();
         let left = job.ttl.saturating_sub(self.age(&job.entry));
         self.announce(job).await;
@@ -375,18 +444,11 @@ impl DeliveryTask {
         let outcome = if left.is_zero() {
             Outcome::Expired
         } else {
-            self.parts.publisher.publish(&job.load, left, permit).await
+            let publisher = &self.parts.publisher;
+            publisher.publish(&job.load, left, permit, maybe_sent).await
         };
         match outcome {
-            Outcome::Published { minions, missing } => {
-                self.parts.telemetry.publication_published(
-                    jid,
-                    minions.len(),
-                    self.age(&job.entry),
-                );
-                self.latest.published(job.load.clone());
-                self.published(job, minions, missing).await;
-            }
+            Outcome::Published { minions, missing } => self.took(job, minions, missing).await,
             Outcome::Expired => self.parts.telemetry.expired(jid, self.age(&job.entry)),
             Outcome::Refused => {}
         }
@@ -416,7 +478,7 @@ impl DeliveryTask {
                 fence: granted.fence,
             };
             tokio::select! {
-                _ = self.parts.publisher.publish(&again, AGAIN_WITHIN, permit) => {}
+                _ = self.parts.publisher.publish(&again, AGAIN_WITHIN, permit, false) => {}
                 () = shutdown.cancelled() => return,
             }
         }

@@ -136,7 +136,11 @@ impl MinionWatch {
         let Some(socket) = &self.socket else {
             return false;
         };
-        let seen = || self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let seen = || {
+            self.seen
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
         if let Some((at, runs)) = *seen()
             && at.elapsed() < SEEN_HOLDS
         {

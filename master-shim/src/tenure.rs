@@ -93,12 +93,16 @@ impl Tenure {
         self.lock().in_company()
     }
 
+    /// Whether this moment lies in the tenure of that name.
+    pub(crate) fn is_permitted(&self, fence: u64) -> bool {
+        self.lock().standing(steady_millis()) == (Standing::Active { fence })
+    }
+
     /// Waits until this moment lies in the tenure of that name; for ever when it is over.
     pub(crate) async fn permitted(&self, fence: u64) {
         let mut granted = self.granted.subscribe();
         loop {
-            let standing = self.lock().standing(steady_millis());
-            if standing == (Standing::Active { fence }) {
+            if self.is_permitted(fence) {
                 return;
             }
             // An answer sends anew, be it with the same fence. A lease that begins to hold later has no event.
@@ -143,6 +147,8 @@ pub(crate) struct TenureTask {
     holder: Holder,
     telemetry: Telemetry,
     fence: u64,
+    /// The first start: nothing tells yet whether there is another shim of this site.
+    is_without_past: bool,
 }
 
 impl TenureTask {
@@ -155,6 +161,7 @@ impl TenureTask {
         Self {
             tenure,
             lease: Arc::new(lease),
+            is_without_past: holder.is_new(),
             holder,
             telemetry,
             fence: 0,
@@ -221,7 +228,7 @@ impl TenureTask {
                 (Asked::Failed, None)
             }
         };
-        self.tenure.lock().asked(sent_at, asked, steady_millis());
+        self.take(sent_at, asked);
         match asked {
             Asked::Granted { fence, .. } => {
                 let before = self.tenure.granted.borrow().map(|granted| granted.fence);
@@ -243,6 +250,22 @@ impl TenureTask {
             }
             Asked::Failed => {}
         }
+    }
+}
+
+impl TenureTask {
+    fn take(&mut self, sent_at: u64, asked: Asked) {
+        let mut lease = self.tenure.lock();
+        if let Asked::Granted { known_for_ms, .. } = asked
+            && self.is_without_past
+            && known_for_ms >= LeaseConfig::default().lease_ms
+        {
+            // As a restart would find: nobody else was met, and the server would know of another.
+            *lease = Lease::new(LeaseConfig::default(), false);
+            self.is_without_past = false;
+        }
+        self.is_without_past &= !matches!(asked, Asked::HeldByOther { .. });
+        lease.asked(sent_at, asked, steady_millis());
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use salt_wire::commands::{
     Publish, PublishReply, PublishReplyError, RootKey, RootKeyError, Runner, RunnerReply,
 };
@@ -19,7 +20,7 @@ use salt_wire::msgpack::Value;
 use salt_wire::publication::PublicationLoad;
 use tracing::info;
 
-use crate::requester::{RequestError, Requester, alive};
+use crate::requester::{Replies, RequestError, Requester, alive};
 
 /// Longest key file that is read; Salt writes 76 characters.
 const KEY_FILE_BYTES_MAX: u64 = 4096;
@@ -141,6 +142,37 @@ impl LocalMaster {
             timeout,
         )
         .await
+    }
+
+    /// Publishes jobs one after the other, each as soon as the one before was published and `go_on` says so; the
+    /// replies come in this order. Whatever is no [`PublishReply::Published`] or [`PublishReply::NoMatch`] is the last.
+    /// `None` where the way to the master has no such form.
+    ///
+    /// # Errors
+    /// As [`LocalMaster::publish`]; after an error nothing was sent.
+    pub fn publish_all(
+        &self,
+        loads: &[&PublicationLoad],
+        go_on: impl Fn() -> bool + Send + 'static,
+    ) -> Option<Result<Replies, LocalMasterError>> {
+        let key = match self.key() {
+            Ok((key, _)) => key,
+            Err(err) => return Some(Err(err)),
+        };
+        let frames = loads
+            .iter()
+            .map(|load| Publish::from_load(load, key.clone(), &self.config.user).encode());
+        let go_on = move |reply: &Bytes| {
+            let published = matches!(
+                PublishReply::parse(reply),
+                Ok(PublishReply::Published { .. } | PublishReply::NoMatch { .. })
+            );
+            published && go_on()
+        };
+        let replies = self
+            .requester
+            .request_all(frames.collect(), Box::new(go_on))?;
+        Some(replies.map_err(LocalMasterError::Request))
     }
 
     /// Publishes a job that `build` makes with the key it is given. It is called twice when the key

@@ -18,6 +18,7 @@
 //! - A request may have been processed although its reply was not seen: callers repeat only what
 //!   may be repeated.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -69,6 +70,23 @@ impl RequestError {
     }
 }
 
+/// Asked after each reply of a sequence: whether to send the next request.
+pub type GoOn = Box<dyn Fn(&Bytes) -> bool + Send>;
+
+/// The replies of a sequence, in their order. It ends early when a reply was the last by the caller's [`GoOn`], or
+/// when the socket failed; dropping it gives the request under way up.
+pub struct Replies {
+    replies: mpsc::Receiver<Bytes>,
+    _give_up: WakeOnDrop,
+}
+
+impl Replies {
+    /// The next reply.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.replies.recv().await
+    }
+}
+
 /// The reply to come.
 pub type RequestFuture<'a> = Pin<Box<dyn Future<Output = Result<Bytes, RequestError>> + Send + 'a>>;
 
@@ -78,6 +96,19 @@ pub trait Requester: Send + Sync {
     ///
     /// Dropping the future gives the request up; it may be processed all the same.
     fn request(&self, frame: Bytes, timeout: Duration) -> RequestFuture<'_>;
+
+    /// Sends several requests, each as soon as the one before was answered and `go_on` has approved of the reply: the
+    /// master takes them in their order, and no thread has to be woken in between. `None` where there is no such way.
+    ///
+    /// # Errors
+    /// As [`RequestPool::request`]; after an error nothing was sent.
+    fn request_all(
+        &self,
+        _frames: Vec<Bytes>,
+        _go_on: GoOn,
+    ) -> Option<Result<Replies, RequestError>> {
+        None
+    }
 }
 
 /// Where to send requests and how much to hold.
@@ -136,8 +167,29 @@ struct Counters {
 /// taken or dropped.
 struct Job {
     frame: Bytes,
-    reply: oneshot::Sender<Result<Bytes, RequestError>>,
+    reply: ReplyTo,
     _share: Share,
+}
+
+/// Who waits for the reply.
+enum ReplyTo {
+    One(oneshot::Sender<Result<Bytes, RequestError>>),
+    /// A sequence: the requests that follow.
+    Several {
+        rest: VecDeque<Bytes>,
+        go_on: GoOn,
+        replies: mpsc::Sender<Bytes>,
+    },
+}
+
+impl ReplyTo {
+    /// Nobody waits any more.
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(reply) => reply.is_closed(),
+            Self::Several { replies, .. } => replies.is_closed(),
+        }
+    }
 }
 
 struct Share {
@@ -180,6 +232,15 @@ impl std::fmt::Debug for RequestPool {
             .field("endpoint", &self.0.endpoint)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+/// Calls the thread when the replies of a sequence are no longer waited for.
+struct WakeOnDrop(Arc<Shared>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.waker.wake();
     }
 }
 
@@ -250,17 +311,11 @@ impl RequestPool {
     pub async fn request(&self, frame: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
         let share = self.share(frame.len())?;
         let (reply, answer) = oneshot::channel();
-        let jobs = self.0.jobs.as_ref().ok_or(RequestError::Closed)?;
-        jobs.try_send(Job {
+        self.queue(Job {
             frame,
-            reply,
+            reply: ReplyTo::One(reply),
             _share: share,
-        })
-        .map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => RequestError::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => RequestError::Closed,
         })?;
-        self.0.waker.wake();
         // Declared before the wait, hence dropped after the answer's end: the thread, once called,
         // finds that nobody waits any more.
         let mut give_up = GiveUp {
@@ -276,6 +331,42 @@ impl RequestPool {
             Ok(Err(_)) => Err(RequestError::Closed),
             Err(_) => Err(RequestError::TimedOut { after: timeout }),
         }
+    }
+
+    fn queue(&self, job: Job) -> Result<(), RequestError> {
+        let jobs = self.0.jobs.as_ref().ok_or(RequestError::Closed)?;
+        jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RequestError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => RequestError::Closed,
+        })?;
+        self.0.waker.wake();
+        Ok(())
+    }
+
+    /// See [`Requester::request_all`].
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn request_all(&self, frames: Vec<Bytes>, go_on: GoOn) -> Result<Replies, RequestError> {
+        let share = self.share(frames.iter().map(Bytes::len).sum())?;
+        // Room for every reply: the thread never waits.
+        let (sender, replies) = mpsc::channel(frames.len().max(1));
+        let mut rest = VecDeque::from(frames);
+        if let Some(frame) = rest.pop_front() {
+            self.queue(Job {
+                frame,
+                reply: ReplyTo::Several {
+                    rest,
+                    go_on,
+                    replies: sender,
+                },
+                _share: share,
+            })?;
+        }
+        Ok(Replies {
+            replies,
+            _give_up: WakeOnDrop(Arc::clone(&self.0)),
+        })
     }
 
     /// Takes room in the queue for this many bytes.
@@ -298,6 +389,14 @@ impl RequestPool {
 impl Requester for RequestPool {
     fn request(&self, frame: Bytes, timeout: Duration) -> RequestFuture<'_> {
         Box::pin(Self::request(self, frame, timeout))
+    }
+
+    fn request_all(
+        &self,
+        frames: Vec<Bytes>,
+        go_on: GoOn,
+    ) -> Option<Result<Replies, RequestError>> {
+        Some(Self::request_all(self, frames, go_on))
     }
 }
 

@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon_kit::backoff::Backoff;
-use salt_link::local_master::{LocalMaster, LocalMasterError};
+use salt_link::{
+    local_master::{LocalMaster, LocalMasterError},
+    requester::{Replies, RequestError},
+};
 use salt_wire::{commands::PublishReply, ids::MinionId, publication::PublicationLoad};
 
 use crate::{
@@ -46,6 +49,50 @@ pub(super) enum Outcome {
     Expired,
 }
 
+/// Publications on their way to the lower master, each sent as soon as the one before was published.
+pub(super) struct Burst {
+    publisher: Publisher,
+    replies: Replies,
+}
+
+impl Burst {
+    /// What became of the next one, whose load is given; `None` when it was not sent, or may not have been
+    /// carried out.
+    pub(super) async fn next(&mut self, load: &PublicationLoad) -> Next {
+        let reply = async {
+            match self.replies.next().await {
+                Some(reply) => PublishReply::parse(&reply).map_err(LocalMasterError::Reply),
+                None => Err(LocalMasterError::Request(RequestError::Closed)),
+            }
+        };
+        match self.publisher.await_answer(load, reply).await {
+            Answer::Reply(Ok(PublishReply::Published {
+                minions, missing, ..
+            })) => Next::Published { minions, missing },
+            Answer::Reply(Ok(PublishReply::NoMatch { .. })) => Next::Published {
+                minions: Vec::new(),
+                missing: Vec::new(),
+            },
+            Answer::Reply(Ok(_) | Err(_)) => Next::Ended { maybe_sent: false },
+            Answer::Lost | Answer::Published => Next::Ended { maybe_sent: true },
+        }
+    }
+}
+
+/// See [`Burst::next`].
+pub(super) enum Next {
+    /// As [`Outcome::Published`].
+    Published {
+        minions: Vec<MinionId>,
+        missing: Vec<String>,
+    },
+    /// This one and the following ones are to be published singly.
+    Ended {
+        /// Whether a request of this one may have been carried out.
+        maybe_sent: bool,
+    },
+}
+
 /// In which tenure a job is published: looked at right before each request.
 #[derive(Clone, Copy)]
 pub(super) struct Permit<'a> {
@@ -72,14 +119,45 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes until the lower master has answered, at most for `left`.
+    /// Begins to publish these one after the other, for as long as `go_on` says so. `None` when they are to be
+    /// published singly.
+    pub(super) async fn begin_burst(
+        &self,
+        loads: &[&PublicationLoad],
+        permit: Permit<'_>,
+        go_on: impl Fn() -> bool + Send + 'static,
+    ) -> Option<Burst> {
+        self.master.up().await;
+        permit.tenure.permitted(permit.fence).await;
+        match self.local.publish_all(loads, go_on)? {
+            Ok(replies) => Some(Burst {
+                publisher: self.clone(),
+                replies,
+            }),
+            // The single publish tells.
+            Err(_) => None,
+        }
+    }
+
+    /// Publishes until the lower master has answered, at most for `left`. `maybe_sent`: an earlier request may have been
+    /// carried out.
     pub(super) async fn publish(
         &self,
         load: &PublicationLoad,
         left: Duration,
         permit: Permit<'_>,
+        maybe_sent: bool,
     ) -> Outcome {
-        match tokio::time::timeout(left, self.until_answered(load, left, permit)).await {
+        let publishing = async {
+            if maybe_sent && let Some(minions) = self.published_after_all(load).await {
+                return Outcome::Published {
+                    minions,
+                    missing: Vec::new(),
+                };
+            }
+            self.until_answered(load, left, permit).await
+        };
+        match tokio::time::timeout(left, publishing).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Outcome::Expired,
         }
@@ -142,7 +220,16 @@ impl Publisher {
 
     /// Sends one request and waits until it is answered, or will not be.
     async fn request(&self, load: &PublicationLoad, left: Duration) -> Answer {
-        let sent = self.local.publish(load, left);
+        self.await_answer(load, self.local.publish(load, left))
+            .await
+    }
+
+    /// Waits for the reply of a request that was sent, as long as there is hope.
+    async fn await_answer(
+        &self,
+        load: &PublicationLoad,
+        sent: impl Future<Output = Result<PublishReply, LocalMasterError>>,
+    ) -> Answer {
         tokio::pin!(sent);
         let mut answered_others = 0;
         loop {

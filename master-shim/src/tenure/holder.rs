@@ -19,7 +19,8 @@ pub(crate) struct Holder {
     name: String,
     /// Another shim of this site has been met, before or in this process; or there is no past that could tell.
     in_company: bool,
-    /// What the file says.
+    is_new: bool,
+    /// The file says that another was met.
     written: bool,
 }
 
@@ -44,6 +45,7 @@ impl Holder {
                 path,
                 name: name.to_owned(),
                 in_company,
+                is_new: false,
                 written: in_company,
             });
         }
@@ -53,6 +55,7 @@ impl Holder {
             path,
             name: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             in_company: true,
+            is_new: true,
             written: false,
         };
         holder.write("alone")?;
@@ -62,6 +65,11 @@ impl Holder {
     /// The name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether this is the first start.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Whether another shim of this site may be active.

@@ -5,10 +5,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, error::TryRecvError};
-use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 
-use super::{Counters, Job, RequestError, RequestPoolConfig};
+use super::{Counters, Job, ReplyTo, RequestError, RequestPoolConfig};
 use crate::socket::{self, Endpoint, SocketOptions, WakeSource, frame_message, receive};
 
 pub(super) struct Thread {
@@ -26,7 +25,7 @@ pub(super) struct Thread {
 /// A socket whose request was sent and not yet answered.
 struct Busy {
     socket: zmq::Socket,
-    reply: oneshot::Sender<Result<Bytes, RequestError>>,
+    reply: ReplyTo,
 }
 
 impl Thread {
@@ -104,8 +103,7 @@ impl Thread {
             _share,
         } = job;
         let sent = self.ready_socket().and_then(|socket| {
-            socket.send(zmq::Message::new(), zmq::SNDMORE | zmq::DONTWAIT)?;
-            socket.send(frame_message(frame), zmq::DONTWAIT)?;
+            send(&socket, frame)?;
             Ok(socket)
         });
         match sent {
@@ -113,6 +111,42 @@ impl Thread {
             Err(error) => {
                 warn!(endpoint = %self.endpoint, %error, "failed to send a request");
                 answer(reply, Err(RequestError::Socket(error)));
+            }
+        }
+    }
+
+    /// Hands the reply on; the next request of a sequence goes at once, on the same socket.
+    fn answered(&mut self, busy: Busy, payload: Bytes) {
+        let Busy { socket, reply } = busy;
+        let (mut rest, go_on, replies) = match reply {
+            ReplyTo::One(reply) => {
+                self.idle.push(socket);
+                return answer(ReplyTo::One(reply), Ok(payload));
+            }
+            ReplyTo::Several {
+                rest,
+                go_on,
+                replies,
+            } => (rest, go_on, replies),
+        };
+        let goes_on = go_on(&payload);
+        let wanted = replies.try_send(payload).is_ok();
+        let next = (goes_on && wanted).then(|| rest.pop_front()).flatten();
+        let Some(frame) = next else {
+            self.idle.push(socket);
+            return;
+        };
+        match send(&socket, frame) {
+            Ok(()) => {
+                let reply = ReplyTo::Several {
+                    rest,
+                    go_on,
+                    replies,
+                };
+                self.busy.push(Busy { socket, reply });
+            }
+            Err(error) => {
+                warn!(endpoint = %self.endpoint, %error, "failed to send a request of a sequence");
             }
         }
     }
@@ -168,11 +202,10 @@ impl Thread {
                 }
                 let payload = payload.clone();
                 let busy = self.busy.swap_remove(place);
-                self.idle.push(busy.socket);
+                self.answered(busy, payload);
                 self.counters
                     .in_flight
                     .store(self.busy.len(), Ordering::Relaxed);
-                answer(busy.reply, Ok(payload));
             }
             Err(error) => {
                 warn!(endpoint = %self.endpoint, %error, "failed to read a reply");
@@ -183,11 +216,16 @@ impl Thread {
     }
 }
 
-fn answer(
-    reply: oneshot::Sender<Result<Bytes, RequestError>>,
-    result: Result<Bytes, RequestError>,
-) {
-    if reply.send(result).is_err() {
+fn send(socket: &zmq::Socket, frame: Bytes) -> Result<(), zmq::Error> {
+    socket.send(zmq::Message::new(), zmq::SNDMORE | zmq::DONTWAIT)?;
+    socket.send(frame_message(frame), zmq::DONTWAIT)
+}
+
+/// Ends a request. The end of a sequence is seen by its channel being closed.
+fn answer(reply: ReplyTo, result: Result<Bytes, RequestError>) {
+    if let ReplyTo::One(reply) = reply
+        && reply.send(result).is_err()
+    {
         tracing::trace!("the caller is gone");
     }
 }
