@@ -597,6 +597,13 @@ impl Telemetry {
         info!(fence, "this shim is the active one of its site");
     }
 
+    pub(crate) fn lease_waits(&self, fence: u64) {
+        info!(
+            fence,
+            "Redis has forgotten the site's lease; another shim may believe in its own for some seconds"
+        );
+    }
+
     pub(crate) fn lease_held_by_other(&self, fence: u64) {
         self.0.lease.with_label_values(&[&self.0.site]).set(0);
         info!(

@@ -230,6 +230,11 @@ impl TenureTask {
         };
         self.take(sent_at, asked);
         match asked {
+            // Others may still believe in theirs; it is asked once more then, and only that answer's position is final.
+            Asked::Granted { fence, .. } if !self.tenure.is_permitted(fence) => {
+                self.fence = fence;
+                self.telemetry.lease_waits(fence);
+            }
             Asked::Granted { fence, .. } => {
                 let before = self.tenure.granted.borrow().map(|granted| granted.fence);
                 if before != Some(fence) {
