@@ -150,6 +150,9 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
     if rng.u8(0..32) == 0 {
         back_in_time(rng, plan);
     }
+    if rng.u8(0..32) == 0 {
+        every_bridge_dies(rng, plan);
+    }
     // Two faults at the same place, close to each other, are what is rarely thought of.
     if plan.family != Family::Single && rng.u8(0..4) == 0 {
         let at = rng.u64(2_000..plan.healed_at - 1_000);
@@ -158,6 +161,19 @@ pub(crate) fn draw(rng: &mut Rng, plan: &mut Plan) {
             .push((plan.healed_at, Fault::Start(Node::Shim(1))));
         plan.faults.push((at + 200, Fault::MinionRestarts(1)));
     }
+}
+
+/// Redis is away, jobs come, and then no bridge is left: only the journals know of them.
+fn every_bridge_dies(rng: &mut Rng, plan: &mut Plan) {
+    let at = rng.u64(2_000..plan.healed_at - 9_000);
+    plan.publish_at.extend((1..4).map(|step| at + step * 300));
+    plan.faults.push((at, Fault::Redis(RedisFault::Die, 0)));
+    for bridge in (0..plan.bridges).map(Node::Bridge) {
+        plan.faults.push((at + 3_500, Fault::Kill(bridge)));
+        plan.faults.push((at + 5_000, Fault::Start(bridge)));
+    }
+    plan.faults
+        .push((at + 7_000, Fault::Redis(RedisFault::BackWhole, 0)));
 }
 
 /// Sites follow into a second epoch, then Redis goes back to the first: what a site has not had is

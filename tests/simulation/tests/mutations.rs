@@ -24,7 +24,7 @@ fn caught(mutation: Mutation, by: Invariant, within: u64) {
 
 #[test]
 fn what_a_bridge_must_not_forget() {
-    caught(Mutation::JournalInMemory, Invariant::Undelivered, 300);
+    caught(Mutation::JournalInMemory, Invariant::Undelivered, 500);
     caught(Mutation::NoAppendAgain, Invariant::Undelivered, 100);
     caught(Mutation::NoJournalBound, Invariant::OutOfBounds, 100);
 }
@@ -59,7 +59,7 @@ fn what_must_not_be_passed_over() {
 fn who_may_work() {
     caught(Mutation::LeaseIgnored, Invariant::TwoActive, 20);
     caught(Mutation::LeaseWithoutWait, Invariant::TwoActive, 200);
-    caught(Mutation::NoFencing, Invariant::PositionBack, 100);
+    caught(Mutation::NoFencing, Invariant::PositionBack, 5_000);
     caught(Mutation::PositionIgnored, Invariant::TakeoverBehind, 200);
 }
 
