@@ -86,6 +86,7 @@ struct Counters {
     spool_entries: IntGaugeVec,
     spool_bytes: IntGaugeVec,
     disk_errors: IntCounterVec,
+    redis_errors: IntCounterVec,
     lease: IntGaugeVec,
     fetched: IntCounter,
     settled: IntCounter,
@@ -191,6 +192,11 @@ impl Telemetry {
                 "Operations on the files in state_dir that failed",
                 &[("file", &["spool", "jobs", "cursor", "aes_keys"])],
             ),
+            redis_errors: metrics.counters(
+                "saltway_redis_errors_total",
+                "Operations on Redis that failed, by reason",
+                &[("reason", redis_link::REASONS)],
+            ),
             lease: metrics.gauges(
                 "saltway_lease_active",
                 "1 while this shim is the active one of its site",
@@ -260,6 +266,7 @@ impl Telemetry {
     }
 
     pub(crate) fn redis_unreachable(&self, err: &RedisError) {
+        self.redis_failed(err);
         warn!(error = %chain(err), "Redis cannot be reached yet");
     }
 
@@ -296,6 +303,7 @@ impl Telemetry {
     }
 
     pub(crate) fn read_failed(&self, err: &RedisError) {
+        self.redis_failed(err);
         warn!(error = %chain(err), "failed to read the publications stream; it is read again");
     }
 
@@ -612,7 +620,15 @@ impl Telemetry {
         );
     }
 
+    fn redis_failed(&self, err: &RedisError) {
+        self.0
+            .redis_errors
+            .with_label_values(&[err.reason()])
+            .inc();
+    }
+
     pub(crate) fn lease_not_asked(&self, err: &RedisError) {
+        self.redis_failed(err);
         debug!(error = %chain(err), "the site's lease could not be asked for");
     }
 
