@@ -8,7 +8,7 @@ use crate::message::Item;
 use crate::mom::Mom;
 use crate::plan::Plan;
 use crate::redis::{Data, Effect};
-use crate::world::World;
+use crate::stats::Stats;
 
 /// How far an age may be wrong: the transit of the fastest beat heard, drift, and the way of the
 /// request itself.
@@ -52,68 +52,8 @@ pub enum Invariant {
     TakeoverBehind,
 }
 
-/// What is not an error, but worth counting.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Jobs that the top master published.
-    pub jobs: u64,
-    /// First runs at a site.
-    pub delivered: u64,
-    /// Reported expired.
-    pub expired: u64,
-    /// Run twice by a minion that was restarted in between: on two lower masters, the first of which
-    /// died before its position was held.
-    pub twice_two_lowers: u64,
-    /// The same: the first request was still on its way when the second was judged.
-    pub twice_on_the_way: u64,
-    /// The same: the job cache could not be read.
-    pub twice_unreadable: u64,
-    /// Run although reported expired: a stopped lower master carried out later what it was sent in time.
-    pub ran_late: u64,
-    /// Pairs run in the other order, because the epoch of the first ended and it was appended again.
-    pub order_excused: u64,
-    /// Ages that were guessed wrongly, since the clock that counts was never heard.
-    pub misjudged_excused: u64,
-    /// Moments at which two shims believed to be active, after a primary that was cut off came back as it was.
-    pub two_active_excused: u64,
-    /// Publishes that a minion's own queue dropped.
-    pub repeated: u64,
-    /// Opened by no key that the site has.
-    pub unopenable: u64,
-    /// Returns filed by the top master.
-    pub returns: u64,
-    /// Copies of returns beyond the first.
-    pub copies: u64,
-    /// Publications that serials tell to be lost.
-    pub gaps: u64,
-    /// Never journaled by any bridge.
-    pub unheard: u64,
-}
-
-impl Stats {
-    /// Adds what another run counted.
-    pub const fn add(&mut self, other: &Self) {
-        self.jobs += other.jobs;
-        self.delivered += other.delivered;
-        self.expired += other.expired;
-        self.twice_two_lowers += other.twice_two_lowers;
-        self.twice_on_the_way += other.twice_on_the_way;
-        self.twice_unreadable += other.twice_unreadable;
-        self.ran_late += other.ran_late;
-        self.order_excused += other.order_excused;
-        self.misjudged_excused += other.misjudged_excused;
-        self.two_active_excused += other.two_active_excused;
-        self.repeated += other.repeated;
-        self.unopenable += other.unopenable;
-        self.returns += other.returns;
-        self.copies += other.copies;
-        self.gaps += other.gaps;
-        self.unheard += other.unheard;
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
-struct Run {
+pub(crate) struct Run {
     lower: usize,
     judged_at: u64,
     at: u64,
@@ -127,25 +67,25 @@ pub(crate) struct Book {
     pub(crate) gaps: u64,
     received: BTreeMap<(usize, u32), u64>,
     /// By frame the bridges whose journal holds it, with the order of their journals.
-    journaled: BTreeMap<u32, BTreeMap<usize, u64>>,
+    pub(crate) journaled: BTreeMap<u32, BTreeMap<usize, u64>>,
     journal_order: u64,
-    let_go: BTreeSet<u32>,
-    runs: BTreeMap<(usize, u32), Vec<Run>>,
+    pub(crate) let_go: BTreeSet<u32>,
+    pub(crate) runs: BTreeMap<(usize, u32), Vec<Run>>,
     sent: BTreeSet<(usize, u32)>,
     /// First requests of jobs, by site.
-    run_order: BTreeMap<usize, Vec<u32>>,
+    pub(crate) run_order: BTreeMap<usize, Vec<u32>>,
     executed: BTreeMap<(usize, u32), Vec<u64>>,
     restarts: BTreeMap<usize, Vec<u64>>,
-    expired: BTreeSet<(usize, u32)>,
-    unopenable: BTreeSet<(usize, u32)>,
-    shed: BTreeSet<Item>,
+    pub(crate) expired: BTreeSet<(usize, u32)>,
+    pub(crate) unopenable: BTreeSet<(usize, u32)>,
+    pub(crate) shed: BTreeSet<Item>,
     minions_site: Vec<usize>,
     cache_readable: bool,
     held: BTreeMap<usize, (EntryId, u64)>,
     forgot_at: u64,
     split_brain_until: u64,
     entries: BTreeMap<EntryId, u32>,
-    ended: BTreeSet<(usize, u32)>,
+    pub(crate) ended: BTreeSet<(usize, u32)>,
     /// The age at hand was guessed: its clock was never heard.
     pub(crate) guesses: bool,
 }
@@ -433,111 +373,6 @@ impl Book {
         if is > max {
             let text = format!("{what}: {is} of at most {max}");
             self.violation(Invariant::OutOfBounds, text, now);
-        }
-    }
-}
-
-impl World {
-    /// Looks at the end: everything is healed and had its time.
-    pub(crate) fn verdict(&mut self) {
-        let now = self.now;
-        let held: Vec<u32> = self
-            .book
-            .journaled
-            .iter()
-            .filter(|(_, holders)| !holders.is_empty())
-            .map(|(frame, _)| *frame)
-            .filter(|frame| !self.book.let_go.contains(frame))
-            .collect();
-        self.book.stats.jobs = self.mom.frames.len() as u64;
-        self.book.stats.unheard =
-            self.book.stats.jobs - (self.book.journaled.len() as u64).min(self.book.stats.jobs);
-        self.book.stats.gaps = self.book.gaps;
-        self.book.stats.returns = self.mom.filed.len() as u64;
-        self.book.stats.copies = self
-            .mom
-            .filed
-            .values()
-            .map(|count| u64::from(count - 1))
-            .sum();
-        self.book.stats.repeated = self
-            .book
-            .runs
-            .values()
-            .map(|runs| runs.len() as u64 - 1)
-            .sum();
-        if self.plan.tight {
-            return;
-        }
-        for frame in held {
-            let job = self.mom.frames[frame as usize].job;
-            for site in 0..self.plan.sites {
-                let key = (site, job);
-                if !self.book.runs.contains_key(&key)
-                    && !self.book.expired.contains(&key)
-                    && !self.book.unopenable.contains(&key)
-                {
-                    let text = format!("frame {frame}, job {job} at site {site}");
-                    self.book.violation(Invariant::Undelivered, text, now);
-                }
-            }
-        }
-        self.verdict_on_returns();
-        self.verdict_on_order();
-    }
-
-    fn verdict_on_returns(&mut self) {
-        let now = self.now;
-        for lower in &self.lowers {
-            for (job, minion) in &lower.returns {
-                let item = Item::Return(*job, *minion);
-                if !self.mom.filed.contains_key(&item) && !self.book.shed.contains(&item) {
-                    let text = format!("{item:?}");
-                    self.book.violation(Invariant::ReturnLost, text, now);
-                }
-            }
-        }
-        for (number, shim) in self.shims.iter().enumerate() {
-            let left = shim
-                .process
-                .as_ref()
-                .map_or(0, |process| process.up.spool.len());
-            if left > 0 {
-                let text = format!("{left} in the spool of shim {number}");
-                self.book.violation(Invariant::NoProgress, text, now);
-            }
-        }
-    }
-
-    /// A job that ran before an earlier one, although whoever appended it held that one, too.
-    fn verdict_on_order(&mut self) {
-        let now = self.now;
-        let mut wrong = Vec::new();
-        for (site, order) in &self.book.run_order {
-            for (index, later) in order.iter().enumerate() {
-                for earlier in order.get(index + 1..).unwrap_or_default() {
-                    let (Some(one), Some(two)) = (
-                        self.book.journaled.get(earlier),
-                        self.book.journaled.get(later),
-                    ) else {
-                        continue;
-                    };
-                    let known = |(bridge, at): (&usize, &u64)| {
-                        one.get(bridge).is_some_and(|before| before < at)
-                    };
-                    if two.is_empty() || !two.iter().all(known) {
-                        continue;
-                    }
-                    if self.book.ended.contains(&(*site, *earlier)) {
-                        self.book.stats.order_excused += 1;
-                    } else {
-                        wrong.push(format!("site {site}: frame {later} before {earlier}"));
-                    }
-                }
-            }
-        }
-        for text in wrong {
-            self.book.violation(Invariant::OutOfOrder, text, now);
         }
     }
 }

@@ -16,20 +16,25 @@ mod book;
 mod bridge;
 mod disk;
 mod faults;
+mod havoc;
 mod host;
 mod lower;
 mod message;
 mod mom;
 mod mutation;
+mod network;
 mod plan;
 mod redis;
 mod shim;
+mod stats;
 mod trace;
+mod verdict;
 mod world;
 
-pub use book::{CLOCK_ERROR_MS, Invariant, Stats};
+pub use book::{CLOCK_ERROR_MS, Invariant};
 pub use mutation::Mutation;
 pub use plan::Family;
+pub use stats::Stats;
 
 use fastrand::Rng;
 

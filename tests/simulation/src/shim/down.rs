@@ -14,12 +14,12 @@ use relay_core::sequence::{Action, Event, Sequencer, SequencerConfig};
 use relay_core::{EntryId, Publication};
 
 use super::{JobOp, Op, Shim};
-use crate::message::{Command, Message, Node};
+use crate::message::Command;
 use crate::mutation::Mutation;
 use crate::trace::Note;
 use crate::world::World;
 
-const RETRY_MS: u64 = 300;
+pub(super) const RETRY_MS: u64 = 300;
 /// Publications that wait for the delivery; further ones are read again later.
 const DUE_MAX: usize = 256;
 
@@ -30,7 +30,7 @@ enum Due {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Judge,
     Retry { at: u64 },
     Beginning { token: u64 },
@@ -39,17 +39,17 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Current {
-    publication: Publication,
-    frame: u32,
-    job: u32,
+pub(super) struct Current {
+    pub(super) publication: Publication,
+    pub(super) frame: u32,
+    pub(super) job: u32,
     opened: bool,
-    at_master: Option<AtMaster>,
+    pub(super) at_master: Option<AtMaster>,
     /// The job cache could not tell: it may have been published before.
-    unknown: bool,
+    pub(super) unknown: bool,
     /// When the verdict that led to the request was given.
-    judged_at: u64,
-    state: State,
+    pub(super) judged_at: u64,
+    pub(super) state: State,
 }
 
 /// The work of an active shim; dropped as a whole when the lease is gone.
@@ -57,7 +57,7 @@ struct Current {
 pub(crate) struct Down {
     pub(super) sequencer: Sequencer,
     due: VecDeque<Due>,
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
     /// A first start: the job cache is asked about everything until the stream's end is reached.
     careful: bool,
 }
@@ -339,7 +339,7 @@ impl World {
     }
 
     /// The age of the publication at hand.
-    fn age(&mut self, shim: usize) -> Option<u64> {
+    pub(super) fn age(&mut self, shim: usize) -> Option<u64> {
         if self.is(Mutation::NoExpiry) {
             return Some(0);
         }
@@ -355,7 +355,7 @@ impl World {
         process.clocks.age_ms(name, received_at_ms, clock)
     }
 
-    fn expired(&mut self, shim: usize, job: u32) -> bool {
+    pub(super) fn expired(&mut self, shim: usize, job: u32) -> bool {
         let site = self.shims[shim].site;
         let true_age = self.true_age(shim);
         let guessed = self.age_is_guessed(shim);
@@ -365,7 +365,7 @@ impl World {
     }
 
     /// The clock that stamped the publication at hand was never heard.
-    fn age_is_guessed(&self, shim: usize) -> bool {
+    pub(super) fn age_is_guessed(&self, shim: usize) -> bool {
         let Some(process) = &self.shims[shim].process else {
             return false;
         };
@@ -375,7 +375,7 @@ impl World {
     }
 
     /// By the world's own time, since the bridge that stamped it received it.
-    fn true_age(&self, shim: usize) -> u64 {
+    pub(super) fn true_age(&self, shim: usize) -> u64 {
         let current = self.shims[shim]
             .process
             .as_ref()
@@ -389,154 +389,8 @@ impl World {
         self.now - since.unwrap_or(self.now)
     }
 
-    fn begins(&mut self, shim: usize, job: u32, frame: u32) {
-        if self.is(Mutation::BeginAfterPublish) {
-            return self.request(shim);
-        }
-        let token = self.write_takes(Node::Shim(shim));
-        self.shims[shim]
-            .jobs
-            .write(token, vec![JobOp::Begin { job, frame }]);
-        self.set_state(shim, State::Beginning { token });
-    }
-
-    fn set_state(&mut self, shim: usize, state: State) {
-        let process = self.shims[shim].process.as_mut();
-        if let Some(current) = process
-            .and_then(|p| p.down.as_mut())
-            .and_then(|d| d.current.as_mut())
-        {
-            current.state = state;
-        }
-    }
-
-    /// Commits of the job records have arrived.
-    pub(super) fn jobs_written(&mut self, shim: usize, token: u64) {
-        let Some(process) = &mut self.shims[shim].process else {
-            return;
-        };
-        let Some(current) = process.down.as_mut().and_then(|down| down.current.as_mut()) else {
-            return;
-        };
-        let (job, frame) = (current.job, current.frame);
-        match current.state {
-            State::Beginning { token: of } if of == token => {
-                process.records.entry(job).or_default().frames.insert(frame);
-                self.request(shim);
-            }
-            State::Finishing { token: of } if of == token => {
-                let record = process.records.entry(job).or_default();
-                record.frames.insert(frame);
-                record.done = true;
-                self.finished(shim, "done");
-            }
-            _ => {}
-        }
-    }
-
-    /// Sends the publish request, if this shim may still do so and the job is still due.
-    fn request(&mut self, shim: usize) {
-        if self.active(shim).is_none() {
-            return;
-        }
-        let once = self.is(Mutation::AgeJudgedOnce);
-        let (age, true_age) = (self.age(shim), self.true_age(shim));
-        let guessed = self.age_is_guessed(shim);
-        let (now, site, lower) = (self.now, self.shims[shim].site, self.shims[shim].lower);
-        let op = self.new_op();
-        let ttl = self.plan.ttl_ms;
-        let Some(process) = &mut self.shims[shim].process else {
-            return;
-        };
-        let Some(current) = process.down.as_mut().and_then(|down| down.current.as_mut()) else {
-            return;
-        };
-        let (job, frame, judged_at) = (current.job, current.frame, current.judged_at);
-        if !once && age.is_none_or(|age| age > ttl) {
-            self.expired(shim, job);
-            return;
-        }
-        current.state = State::Publishing { op };
-        process.ops.insert(op, (Op::Publish, now));
-        if self.is(Mutation::BeginAfterPublish) {
-            let token = self.write_takes(Node::Shim(shim));
-            self.shims[shim]
-                .jobs
-                .write(token, vec![JobOp::Begin { job, frame }]);
-        }
-        self.note(Note::PublishSent {
-            shim,
-            job,
-            age_ms: true_age,
-        });
-        self.book.guesses = guessed;
-        self.book
-            .sent(site, (job, frame), true_age, &self.plan, now);
-        self.send(
-            Node::Shim(shim),
-            Node::Lower(lower),
-            Message::Publish {
-                op,
-                shim,
-                job,
-                judged_at,
-            },
-        );
-    }
-
-    pub(super) fn was_published(&mut self, shim: usize, op: u64) {
-        let process = self.shims[shim].process.as_ref();
-        let state = process
-            .and_then(|process| process.down.as_ref())
-            .and_then(|down| down.current.as_ref())
-            .map(|current| (current.state, current.unknown));
-        if let Some((State::Publishing { op: of }, unknown)) = state
-            && of == op
-        {
-            self.finish(shim, unknown);
-        }
-    }
-
-    pub(super) fn publish_failed(&mut self, shim: usize, op: u64) {
-        let at = self.now + RETRY_MS;
-        let Some(process) = &mut self.shims[shim].process else {
-            return;
-        };
-        let Some(current) = process.down.as_mut().and_then(|down| down.current.as_mut()) else {
-            return;
-        };
-        if current.state != (State::Publishing { op }) {
-            return;
-        }
-        let (job, frame) = (current.job, current.frame);
-        current.at_master = None;
-        current.state = State::Retry { at };
-        process.records.entry(job).or_default().frames.insert(frame);
-        self.note(Note::PublishFailed { shim, job });
-    }
-
-    /// It is published: now, or `before` as the job cache says. Then its returns may have passed unheard.
-    fn finish(&mut self, shim: usize, before: bool) {
-        let token = self.write_takes(Node::Shim(shim));
-        let process = self.shims[shim].process.as_mut();
-        let Some(current) = process
-            .and_then(|p| p.down.as_mut())
-            .and_then(|d| d.current.as_mut())
-        else {
-            return;
-        };
-        let (job, frame) = (current.job, current.frame);
-        let cursor = current.publication.entry_id;
-        current.state = State::Finishing { token };
-        let ops = vec![JobOp::Done { job, frame }, JobOp::Cursor(cursor)];
-        self.shims[shim].jobs.write(token, ops);
-        if before {
-            self.fetch_returns_of(shim, job);
-        }
-    }
-
     /// Nothing more is to be done about the publication at hand.
-    fn finished(&mut self, shim: usize, verdict: &'static str) -> bool {
+    pub(super) fn finished(&mut self, shim: usize, verdict: &'static str) -> bool {
         let process = self.shims[shim].process.as_mut();
         let current = process
             .and_then(|p| p.down.as_mut())
