@@ -12,7 +12,7 @@ use crate::stats::Stats;
 
 /// How far an age may be wrong: the transit of the fastest beat heard, drift, and the way of the
 /// request itself.
-pub const CLOCK_ERROR_MS: u64 = 3_000;
+pub const CLOCK_ERROR_MS: u64 = 5_000;
 const VIOLATIONS_MAX: usize = 8;
 
 /// What never may be.
@@ -68,6 +68,8 @@ pub(crate) struct Book {
     received: BTreeMap<(usize, u32), u64>,
     /// By frame the bridges whose journal holds it, with the order of their journals.
     pub(crate) journaled: BTreeMap<u32, BTreeMap<usize, u64>>,
+    /// The same, with what a power cut has taken.
+    pub(crate) ever_journaled: BTreeMap<u32, BTreeMap<usize, u64>>,
     journal_order: u64,
     pub(crate) let_go: BTreeSet<u32>,
     pub(crate) runs: BTreeMap<(usize, u32), Vec<Run>>,
@@ -99,6 +101,7 @@ impl Book {
             gaps: 0,
             received: BTreeMap::new(),
             journaled: BTreeMap::new(),
+            ever_journaled: BTreeMap::new(),
             journal_order: 0,
             let_go: BTreeSet::new(),
             runs: BTreeMap::new(),
@@ -147,10 +150,9 @@ impl Book {
     pub(crate) fn journaled(&mut self, bridge: usize, frame: u32) {
         self.journal_order += 1;
         let order = self.journal_order;
-        self.journaled
-            .entry(frame)
-            .or_default()
-            .insert(bridge, order);
+        for holders in [&mut self.journaled, &mut self.ever_journaled] {
+            holders.entry(frame).or_default().insert(bridge, order);
+        }
     }
 
     pub(crate) fn journal_lost(&mut self, bridge: usize, left: &[u32]) {
@@ -214,6 +216,7 @@ impl Book {
     pub(crate) fn took_up(&mut self, site: usize, from: EntryId, now: u64) {
         if let Some((id, since)) = self.held.get(&site).copied()
             && since > self.forgot_at
+            && now >= self.split_brain_until
             && from < id
         {
             let text = format!("site {site}: from {from}, though {id} was held since {since}");

@@ -27,6 +27,8 @@ pub(crate) enum JournalOp {
     Frame(u64, Stamped),
     Appended(u64),
     Forget(u64),
+    /// A new epoch is going to be asked for: whether it was begun may never be heard.
+    Beginning,
     Epoch(u64),
 }
 
@@ -82,6 +84,7 @@ impl World {
             age_max_ms: self.plan.ttl_ms + 60_000,
         });
         let mut frames = BTreeMap::new();
+        let mut unsure = false;
         let (mut appended, mut epoch, mut next_seq) = (0, 0, 1);
         for op in self.bridges[bridge].journal.iter() {
             match op {
@@ -91,7 +94,9 @@ impl World {
                 }
                 JournalOp::Appended(through) => appended = *through,
                 JournalOp::Forget(through) => frames = frames.split_off(&(through + 1)),
+                JournalOp::Beginning => unsure = true,
                 JournalOp::Epoch(known) => {
+                    unsure = false;
                     epoch = *known;
                     // Everything waits again.
                     appended = 0;
@@ -116,7 +121,7 @@ impl World {
             known: EntryId::new(epoch, 0),
             view: self.primary,
             ops: BTreeMap::new(),
-            stale: false,
+            stale: unsure,
             busy: false,
             retry_at: now,
             beat_at: now,
@@ -218,15 +223,15 @@ impl World {
     fn bridge_appends(&mut self, bridge: usize) {
         let clock_ms = self.bridge_clock(bridge);
         let now = self.now;
-        let Some(process) = &mut self.bridges[bridge].process else {
-            return;
-        };
+        let Bridge { journal, process } = &mut self.bridges[bridge];
+        let Some(process) = process else { return };
         if process.busy || now < process.retry_at {
             return;
         }
         let known = process.known;
         if process.stale {
             process.busy = true;
+            journal.commit(JournalOp::Beginning, now);
             return self.bridge_asks(
                 bridge,
                 Op::BeginEpoch,

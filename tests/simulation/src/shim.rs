@@ -36,9 +36,17 @@ const SILENCE_MS: u64 = 3_000;
 /// A commit of the job records, which hold the cursor as well.
 #[derive(Debug, Clone)]
 pub(crate) enum JobOp {
-    Begin { job: u32, frame: u32 },
-    Done { job: u32, frame: u32 },
+    Begin {
+        job: u32,
+        frame: u32,
+    },
+    Done {
+        job: u32,
+        frame: u32,
+    },
     Returned(u32, usize),
+    /// Expired is final, for this frame.
+    Expired(u32),
     Cursor(EntryId),
 }
 
@@ -132,6 +140,7 @@ pub(crate) struct Process {
     ops: BTreeMap<u64, (Op, u64)>,
     view: usize,
     records: BTreeMap<u32, Record>,
+    expired: BTreeSet<u32>,
     cursor: Option<EntryId>,
     /// This site has no job records yet.
     first_start: bool,
@@ -178,6 +187,7 @@ impl World {
         }
         let mut records: BTreeMap<u32, Record> = BTreeMap::new();
         let mut cursor = None;
+        let mut expired = BTreeSet::new();
         for op in this.jobs.iter() {
             match op {
                 JobOp::Begin { job, frame } => {
@@ -190,6 +200,9 @@ impl World {
                 }
                 JobOp::Returned(job, minion) => {
                     records.entry(*job).or_default().returned.insert(*minion);
+                }
+                JobOp::Expired(frame) => {
+                    expired.insert(*frame);
                 }
                 JobOp::Cursor(id) => cursor = Some(*id),
             }
@@ -211,6 +224,7 @@ impl World {
             ops: BTreeMap::new(),
             view,
             records,
+            expired,
             cursor,
             first_start,
             records_lost: this.files.records_lost,

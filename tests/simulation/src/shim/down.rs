@@ -250,6 +250,10 @@ impl World {
             process.serials.passed(entry_id);
             return self.finished(shim, "frame known");
         }
+        if process.expired.contains(&frame) && dedupes {
+            process.serials.passed(entry_id);
+            return self.finished(shim, "frame expired");
+        }
         let info = self.mom.frames[frame as usize];
         if !this.files.keys.contains(&info.key) {
             // A sign-in brings the current key; an older one is gone for good.
@@ -308,10 +312,8 @@ impl World {
             };
             result = verdict(Some(at));
         }
-        if result != Verdict::Wait && remembered == Remembered::Begun {
-            // The next look must ask again.
-            current.at_master = None;
-        }
+        // The next look must ask again.
+        current.at_master = None;
         match result {
             Verdict::Publish => {
                 current.judged_at = now;
@@ -356,6 +358,14 @@ impl World {
     }
 
     pub(super) fn expired(&mut self, shim: usize, job: u32) -> bool {
+        let now = self.now;
+        let Shim { jobs, process, .. } = &mut self.shims[shim];
+        if let Some(process) = process
+            && let Some(current) = process.down.as_ref().and_then(|down| down.current.as_ref())
+        {
+            process.expired.insert(current.frame);
+            jobs.commit(JobOp::Expired(current.frame), now);
+        }
         let site = self.shims[shim].site;
         let true_age = self.true_age(shim);
         let guessed = self.age_is_guessed(shim);
