@@ -84,7 +84,7 @@ impl World {
             for (index, later) in order.iter().enumerate() {
                 for earlier in order.get(index + 1..).unwrap_or_default() {
                     let (Some(one), Some(two)) = (
-                        self.book.ever_journaled.get(earlier),
+                        self.book.journaled.get(earlier),
                         self.book.ever_journaled.get(later),
                     ) else {
                         continue;
