@@ -260,6 +260,7 @@ impl SiteTask {
 
     async fn tick(&mut self) {
         for ret in self.parts.company.taken_over() {
+            self.parts.telemetry.return_seen(&ret);
             self.send_return(ret, None).await;
         }
         for found in self.probes.expired(Instant::now()) {

@@ -621,10 +621,7 @@ impl Telemetry {
     }
 
     fn redis_failed(&self, err: &RedisError) {
-        self.0
-            .redis_errors
-            .with_label_values(&[err.reason()])
-            .inc();
+        self.0.redis_errors.with_label_values(&[err.reason()]).inc();
     }
 
     pub(crate) fn lease_not_asked(&self, err: &RedisError) {

@@ -147,8 +147,6 @@ pub(crate) struct TenureTask {
     holder: Holder,
     telemetry: Telemetry,
     fence: u64,
-    /// The first start: nothing tells yet whether there is another shim of this site.
-    is_without_past: bool,
 }
 
 impl TenureTask {
@@ -161,7 +159,6 @@ impl TenureTask {
         Self {
             tenure,
             lease: Arc::new(lease),
-            is_without_past: holder.is_new(),
             holder,
             telemetry,
             fence: 0,
@@ -228,7 +225,7 @@ impl TenureTask {
                 (Asked::Failed, None)
             }
         };
-        self.take(sent_at, asked);
+        self.tenure.lock().asked(sent_at, asked, steady_millis());
         match asked {
             // Others may still believe in theirs; it is asked once more then, and only that answer's position is final.
             Asked::Granted { fence, .. } if !self.tenure.is_permitted(fence) => {
@@ -255,22 +252,6 @@ impl TenureTask {
             }
             Asked::Failed => {}
         }
-    }
-}
-
-impl TenureTask {
-    fn take(&mut self, sent_at: u64, asked: Asked) {
-        let mut lease = self.tenure.lock();
-        if let Asked::Granted { known_for_ms, .. } = asked
-            && self.is_without_past
-            && known_for_ms >= LeaseConfig::default().lease_ms
-        {
-            // As a restart would find: nobody else was met, and the server would know of another.
-            *lease = Lease::new(LeaseConfig::default(), false);
-            self.is_without_past = false;
-        }
-        self.is_without_past &= !matches!(asked, Asked::HeldByOther { .. });
-        lease.asked(sent_at, asked, steady_millis());
     }
 }
 

@@ -1,7 +1,8 @@
 //! Who this shim is to the lease, across restarts: `<state_dir>/lease-<mom>`, `<32 hex digits> alone|company`.
 //!
 //! A shim that is restarted gets its own lease back at once, by its name. One that has never met another shim of its site
-//! need not wait for another's belief when Redis has forgotten the lease.
+//! need not wait for another's belief when Redis has forgotten the lease. (A second shim that is started for the first time
+//! in just those seconds does not wait either: the job cache and the minions' own queues of jids guard then.)
 
 use std::{
     fs, io,
@@ -17,9 +18,8 @@ const NAME_BYTES: usize = 16;
 pub(crate) struct Holder {
     path: PathBuf,
     name: String,
-    /// Another shim of this site has been met, before or in this process; or there is no past that could tell.
+    /// Another shim of this site has been met, before or in this process.
     in_company: bool,
-    is_new: bool,
     /// The file says that another was met.
     written: bool,
 }
@@ -45,7 +45,6 @@ impl Holder {
                 path,
                 name: name.to_owned(),
                 in_company,
-                is_new: false,
                 written: in_company,
             });
         }
@@ -54,8 +53,7 @@ impl Holder {
         let holder = Self {
             path,
             name: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-            in_company: true,
-            is_new: true,
+            in_company: false,
             written: false,
         };
         holder.write("alone")?;
@@ -65,11 +63,6 @@ impl Holder {
     /// The name.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Whether this is the first start.
-    pub(crate) fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// Whether another shim of this site may be active.
@@ -104,7 +97,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let open = || Holder::open(directory.path(), "main").expect("opened");
         let first = open();
-        assert!(first.in_company(), "there is no past that could tell");
+        assert!(!first.in_company());
         let mut second = open();
         assert_eq!(second.name(), first.name());
         assert!(!second.in_company());

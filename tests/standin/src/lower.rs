@@ -34,6 +34,8 @@ struct State {
     minions: Vec<String>,
     answer: PublishAnswer,
     returning: bool,
+    /// `<cachedir>/jobs`, when it keeps a job cache.
+    job_cache: Option<PathBuf>,
     requests: usize,
     jobs: Vec<Value>,
 }
@@ -89,6 +91,7 @@ impl StandinLowerMaster {
             minions: minions.iter().map(|name| (*name).to_owned()).collect(),
             answer: PublishAnswer::Minions,
             returning: false,
+            job_cache: None,
             requests: 0,
             jobs: Vec::new(),
         }));
@@ -131,6 +134,11 @@ impl StandinLowerMaster {
     /// Whether every minion returns `True` as soon as a job is published.
     pub fn set_returning(&self, returning: bool) {
         self.lock().returning = returning;
+    }
+
+    /// Writes each job into a job cache from now on, as Salt's `local_cache` does before it publishes.
+    pub fn keep_job_cache(&self) {
+        self.lock().job_cache = Some(self.dir.join("cache/jobs"));
     }
 
     /// The jids of the jobs that were published here, in their order. A job that is not answered counts.
@@ -180,6 +188,9 @@ impl State {
         if job.get_str("cmd") != Some("publish") {
             return Some(encode(job, Dialect::Old));
         }
+        if let Some(jobs) = &self.job_cache {
+            write_job(jobs, job).ok()?;
+        }
         self.jobs.push(job.clone());
         let jid = job.get_str("jid").unwrap_or_default();
         let load = match &self.answer {
@@ -212,4 +223,17 @@ impl State {
         let reply = Value::map([("enc", "clear".into()), ("load", load)]);
         Some(encode(&reply, Dialect::Old))
     }
+}
+
+/// `salt/returners/local_cache.py`: `<first 2>/<rest>` of the hex SHA-256 of the jid, with the files `jid` and `.load.p`.
+fn write_job(jobs: &Path, job: &Value) -> Result<()> {
+    let jid = job.get_str("jid").unwrap_or_default();
+    let digest = openssl::sha::sha256(jid.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (first, rest) = hex.split_at(2);
+    let directory = jobs.join(first).join(rest);
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("jid"), jid)?;
+    fs::write(directory.join(".load.p"), encode(job, Dialect::New))?;
+    Ok(())
 }
