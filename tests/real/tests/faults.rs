@@ -8,15 +8,15 @@ use real_tests::{
 };
 use testkit::{Relay, SaltVersion, Tree};
 
-/// From the end of a fault until all that has waited is published on the lower masters: the relay's own part.
+/// From the end of a fault until all that has waited is published on the lower masters: the relay's own part, and what a master that was killed
+/// needs to have its minions back.
 const DELIVERED_WITHIN: f64 = 3.0;
+const MINIONS_BACK_WITHIN: f64 = 9.0;
 
-/// The same until all daemons are ready and a new job is answered by everybody. That is the relay's 3 s, and what Salt's minions take on two
-/// processors, which other tests use as well, to run what has waited.
-const HEALTHY_WITHIN: f64 = 8.0;
-
-/// As much again for Salt's own way back: after a restart of their master its minions sign in again, with pauses of their own.
-const MINIONS_BACK_WITHIN: f64 = 12.0;
+/// The same until all daemons are ready and a new job is answered by everybody. That is 3 s where nothing else runs. Here it has in it what
+/// Salt's minions take to run what has waited, all at once, on two processors that another tree uses as well: 14.5 s were seen where the
+/// relay had delivered everything after 1.2 s.
+const HEALTHY_WITHIN: f64 = 25.0;
 
 fn assert_nothing_lost(cases: &[Case]) {
     let mut stand: Option<Stand> = None;
@@ -54,9 +54,7 @@ fn assert_whole(case: Case, outcome: &Outcome) {
         outcome.delivered
     );
     assert!(
-        outcome
-            .healthy
-            .is_some_and(|after| after <= HEALTHY_WITHIN + more),
+        outcome.healthy.is_some_and(|after| after <= HEALTHY_WITHIN),
         "{case}: healthy after {:?}",
         outcome.healthy
     );
@@ -125,7 +123,8 @@ fn real_minion_restarted_between_two_deliveries_of_a_jid_runs_it_once() {
         }
     }
     let site = &mut tree.sites[0];
-    site.minions[0].kill();
+    // A killed one leaves a pid file behind, which may stop the next.
+    site.minions[0].terminate().expect("the minion ends");
     site.minions[0].start().expect("the minion starts");
     site.minions[0].ready().expect("the minion gets ready");
     site.master
