@@ -1,6 +1,7 @@
 //! One server, how to sign in there, and how long an operation on it may take.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection, PubSub};
@@ -40,9 +41,22 @@ pub(crate) struct Endpoint {
     pub(crate) op_timeout: Duration,
     place: Place,
     sign_in: SignIn,
+    /// Connections that turned out to be dead, see [`Endpoint::lost`].
+    losses: AtomicU64,
 }
 
 impl Endpoint {
+    /// A connection to the server turned out to be dead. The others of the same way very likely are, too, and would each find
+    /// out by a time-out of its own, at its next use: they are made anew instead.
+    pub(crate) fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
     /// The primary.
     pub(crate) fn primary(config: &RedisConfig) -> Result<Self, ConfigError> {
         match &config.primary {
@@ -69,6 +83,7 @@ impl Endpoint {
             op_timeout: config.op_timeout,
             place,
             sign_in: SignIn::at_servers(config)?,
+            losses: AtomicU64::new(0),
         })
     }
 

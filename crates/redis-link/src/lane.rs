@@ -64,6 +64,8 @@ pub(crate) struct Session {
     generation: u64,
     /// See [`Endpoint::moves`].
     moves: u64,
+    /// See [`Endpoint::losses`].
+    losses: u64,
     /// Names the run of the server, see [`crate::info::Info::run`]; empty on a lane for reads.
     pub(crate) run: Arc<str>,
 }
@@ -187,9 +189,13 @@ impl Lane {
             warn!(purpose = self.purpose.as_str(), url = %self.endpoint.url(), "the sentinels name another primary");
             state.session = None;
         }
-        if let Some(session) = &state.session {
+        let losses = self.endpoint.losses();
+        if let Some(session) = &state.session
+            && session.losses == losses
+        {
             return Ok(session.clone());
         }
+        state.session = None;
         if let Some(not_before) = state.not_before {
             sleep_until(not_before).await;
         }
@@ -207,6 +213,7 @@ impl Lane {
                     connection,
                     generation,
                     moves,
+                    losses,
                     run,
                 };
                 state.session = Some(session.clone());
@@ -264,6 +271,7 @@ impl Lane {
         let mut state = self.state.lock().await;
         if state.generation == session.generation && state.session.take().is_some() {
             state.not_before = Some(Instant::now() + state.backoff.next());
+            self.endpoint.lost();
             warn!(error = %chain(error), purpose = self.purpose.as_str(), "connection to Redis given up");
         }
     }

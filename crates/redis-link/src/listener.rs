@@ -127,6 +127,7 @@ impl ListenerConnection {
                     self.ping = None;
                     self.heard_at = Instant::now();
                     if let Err(error) = answer {
+                        self.endpoint.lost();
                         return Heard::End(Downfall::from(&error));
                     }
                 }

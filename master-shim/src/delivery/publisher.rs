@@ -28,10 +28,10 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const REFUSALS_MAX: u32 = 3;
 
 /// How often the job cache is asked about a request that is not answered.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks at which the master answered others before a request counts as lost: a large site matches targets for seconds.
-const LOOKS_MAX: u32 = 6;
+const LOOKS_MAX: u32 = 30;
 
 /// What became of a job.
 #[derive(Debug)]
@@ -238,12 +238,19 @@ impl Publisher {
                 () = self.master.away() => return Answer::Lost,
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
-            if self.job_cache.was_published(load.jid(), load.tgt()).await == Some(true) {
+            if self.job_cache.is_quick()
+                && self.job_cache.was_published(load.jid(), load.tgt()).await == Some(true)
+                // A master that still works out the minions has written the jid alone.
+                && !self.job_cache.minions(load.jid()).await.is_empty()
+            {
                 return Answer::Published;
             }
-            answered_others = match self.local.ping().await {
-                Ok(()) => answered_others + 1,
-                Err(_) => 0,
+            answered_others = tokio::select! {
+                reply = &mut sent => return Answer::Reply(reply),
+                ping = self.local.ping() => match ping {
+                    Ok(()) => answered_others + 1,
+                    Err(_) => 0,
+                },
             };
             if answered_others >= LOOKS_MAX {
                 return Answer::Lost;
