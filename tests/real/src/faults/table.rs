@@ -19,28 +19,18 @@ const PLACES: [Place; 4] = [
 /// Both relays' figures, one line per case.
 #[must_use]
 pub fn markdown(outcomes: &[Outcome]) -> String {
-    let columns = [
+    let both = [
         "run",
         "twice",
         "recorded",
         "late",
+        "delivered after",
         "healthy after",
-        "longest delay",
-        "control p99",
     ];
     let mut header = vec!["fault".to_owned(), "jobs".to_owned()];
-    header.extend(columns.map(str::to_owned));
-    header.extend(
-        [
-            "run",
-            "twice",
-            "recorded",
-            "late",
-            "delivered after",
-            "healthy after",
-        ]
-        .map(|it| format!("syndic: {it}")),
-    );
+    header.extend(both.map(str::to_owned));
+    header.extend(["longest delay", "control p99"].map(str::to_owned));
+    header.extend(both.map(|column| format!("syndic: {column}")));
     let rule = vec!["---".to_owned(); header.len()];
     let mut lines = vec![header, rule];
     for case in Case::ALL {
@@ -266,6 +256,9 @@ mod tests {
         let read = parse_line(&line).expect("our own line");
         assert_eq!(json_line(&read), line);
         let table = markdown(&[read]);
+        let mut columns = table.lines().map(|line| line.matches('|').count());
+        let first = columns.next();
+        assert!(columns.all(|count| Some(count) == first), "{table}");
         assert!(
             table.contains("| 98.7 % | 1 | 97.5 % | 0 | 12.0 s | not within 60 s |"),
             "{table}"
