@@ -165,12 +165,6 @@ fn real_job_ttl_of_the_job_itself_counts() {
     with_ttl(0, Value::Int(1));
     with_ttl(1, "10m".into());
     with_ttl(2, "soon".into());
-    await_metric(
-        &site.shim,
-        "saltway_publications_total",
-        &[("hop", "site")],
-        3.0,
-    );
     await_metric(&site.shim, "saltway_publications_expired_total", &[], 1.0);
     site.lower.bus.resume().expect("listening again");
     site.lower.await_jobs(2, SOON).expect("the other two");

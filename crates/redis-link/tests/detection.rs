@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// By when everything has to be noticed, or be well again: 3 s, and a little for this machine.
-const NOTICED: Duration = Duration::from_millis(3_500);
+/// By when everything has to be noticed, or be well again: 3 s, and a little for this machine. An end whose connection was given
+/// up with another one finds out by a new connection that does not come about.
+const NOTICED: Duration = Duration::from_millis(4_500);
 
 /// The state of one end: well, or the class and text of what is wrong.
 type State = Option<(&'static str, String)>;
