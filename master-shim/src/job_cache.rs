@@ -33,7 +33,7 @@ pub(crate) enum JobCacheError {
     /// The cache does not have it, or only cut off, too.
     #[error("the job cache does not have it whole")]
     NotFound,
-    /// No such file within [`WRITE_DELAY_MAX`], or not readable.
+    /// No such file in time, or not readable.
     #[error("failed to read {path}")]
     Read {
         /// The file of the return.

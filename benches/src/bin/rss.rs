@@ -1,4 +1,8 @@
-//! How much memory does a bridge take while Redis is away and 100,000 publications arrive, and while it catches up?
+//! How much memory does a daemon take through an outage?
+//!
+//! - The bridge: Redis is away while 100,000 publications arrive; then it catches up.
+//! - The shim: it stands still while 100,000 publications arrive, then it catches up; the MoM answers nothing while 100,000
+//!   returns arrive, then it takes them.
 //!
 //! Prints the highest resident memory of each phase, and fails above the bound that the design sets.
 #![expect(
@@ -9,8 +13,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use standin::StandinMom;
-use testkit::{Daemon, RedisServer, Workspace, wait_until};
+use standin::{Relay, StandinMom, jid, job};
+use testkit::{Daemon, RedisServer, Signal, Workspace, wait_until};
 
 /// What each daemon may take.
 const RSS_MAX: u64 = 64 << 20;
@@ -23,6 +27,13 @@ const FRAME_BYTES: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> Result<()> {
+    let highest = bridge()?.max(shim()?);
+    ensure!(highest < RSS_MAX, "{} MiB, not below 64 MiB", mib(highest));
+    Ok(())
+}
+
+/// The most that a bridge takes.
+fn bridge() -> Result<u64> {
     let workspace = Workspace::new()?;
     let mom = StandinMom::start(&workspace, "mom")?;
     let mut redis = RedisServer::builder("redis").start(&workspace)?;
@@ -57,26 +68,95 @@ fn main() -> Result<()> {
         "bridge, catching up",
         mib(most)
     );
-    let highest = highest.max(most);
-    ensure!(highest < RSS_MAX, "{} MiB, not below 64 MiB", mib(highest));
-    Ok(())
+    Ok(highest.max(most))
+}
+
+/// The most that a shim takes, and the bridge beside it.
+fn shim() -> Result<u64> {
+    let relay = Relay::builder()
+        .site("site1", &["a1"])
+        .log("warn")
+        .bridge_extra("publications_max: 200000")
+        .start()?;
+    let site = relay.site(0)?;
+    println!("{:<28} {:>6} MiB", "shim, idle", mib(resident(&site.shim)?));
+    relay.mom.sign_publications(false);
+    let process = site.shim.process()?;
+    process.signal(Signal::STOP)?;
+    for number in 0..PUBLICATIONS {
+        relay
+            .mom
+            .publish(job(&jid(number.into()), "*", "test.ping"))?;
+    }
+    let mut bridge = 0;
+    await_metric(
+        &relay.bridge,
+        "saltway_publications_total",
+        &[("hop", "redis")],
+        f64::from(PUBLICATIONS),
+        &mut bridge,
+    )?;
+    println!("{:<28} {:>6} MiB", "bridge, site away", mib(bridge));
+    process.signal(Signal::CONT)?;
+    let mut most = 0;
+    await_metric(
+        &site.shim,
+        "saltway_publications_total",
+        &[("hop", "lower_master")],
+        f64::from(PUBLICATIONS),
+        &mut most,
+    )?;
+    println!("{:<28} {:>6} MiB", "shim, catching up", mib(most));
+    let highest = bridge.max(most);
+
+    relay.mom.set_paused(true);
+    for number in 0..PUBLICATIONS {
+        let ret = "x".repeat(100).as_str().into();
+        let jid = jid(number.into());
+        site.lower.bus.fire_return(&jid, "a1", "test.ping", ret)?;
+    }
+    let mut most = 0;
+    let labels = [("class", "return")];
+    await_metric(
+        &site.shim,
+        "saltway_spool_entries",
+        &labels,
+        f64::from(PUBLICATIONS),
+        &mut most,
+    )?;
+    println!("{:<28} {:>6} MiB", "shim, MoM away", mib(most));
+    relay.mom.set_paused(false);
+    await_metric(&site.shim, "saltway_spool_entries", &labels, 0.0, &mut most)?;
+    println!("{:<28} {:>6} MiB", "shim, MoM back", mib(most));
+    Ok(highest.max(most))
 }
 
 fn await_count(bridge: &Daemon, queue: &str, count: f64, most: &mut u64) -> Result<()> {
-    wait_until(queue, PATIENCE, || {
-        let rss = resident(bridge).map_err(|err| err.to_string())?;
+    let labels = [("queue", queue)];
+    await_metric(bridge, "saltway_queue_entries", &labels, count, most)
+}
+
+/// Waits until a metric has this value, and notes the most memory on the way.
+fn await_metric(
+    daemon: &Daemon,
+    name: &str,
+    labels: &[(&str, &str)],
+    expected: f64,
+    most: &mut u64,
+) -> Result<()> {
+    wait_until(name, PATIENCE, || {
+        let rss = resident(daemon).map_err(|err| err.to_string())?;
         *most = rss.max(*most);
-        let metric = bridge.metric("saltway_queue_entries", &[("queue", queue)]);
-        let entries = metric.ok().flatten().unwrap_or(-1.0);
-        if (entries - count).abs() < 0.5 {
+        let value = daemon.metric(name, labels).ok().flatten().unwrap_or(-1.0);
+        if (value - expected).abs() < 0.5 {
             return Ok(());
         }
-        Err(format!("{entries}"))
+        Err(format!("{value}"))
     })
 }
 
-fn resident(bridge: &Daemon) -> Result<u64> {
-    Ok(bridge.process()?.usage()?.rss)
+fn resident(daemon: &Daemon) -> Result<u64> {
+    Ok(daemon.process()?.usage()?.rss)
 }
 
 const fn mib(bytes: u64) -> u64 {
