@@ -29,6 +29,9 @@ const PASSES: [Duration; 3] = [
     Duration::from_secs(10),
 ];
 
+/// How much later than the job cache the bus may bring a return.
+const LATE_MAX: Duration = Duration::from_secs(10);
+
 /// How far back: as long as the spool keeps returns.
 const OPEN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -93,15 +96,19 @@ pub(super) struct Fetch {
 
 impl Fetch {
     async fn run(self, sender: mpsc::Sender<Found>) {
-        let began = Instant::now();
+        let (began, began_ms) = (Instant::now(), daemon_kit::unix_millis());
         for pass in PASSES {
             sleep_until(began + pass).await;
-            for job in open_jobs(&self.jobs, &self.disk).await {
+            // Whatever came later the bus tells of.
+            let open = open_jobs(&self.jobs, &self.disk).await.into_iter();
+            for job in open.filter(|job| job.at_ms <= began_ms) {
                 if self.fetch(&job, &sender).await.is_none() {
                     return;
                 }
             }
         }
+        // The bus may bring late what was fetched: the task remembers as long as the channel stands.
+        sleep_until(Instant::now() + LATE_MAX).await;
     }
 
     /// Sends what the job cache has; `None` when the site task is gone.
