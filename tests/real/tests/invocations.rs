@@ -242,7 +242,7 @@ fn look_up(tree: &Tree, jid: &str, ids: &[&str], wanted: impl Fn(&Value) -> bool
 fn check_background_job(tree: &Tree, seen: &mut Comparison) {
     let started = tree
         .mom
-        .salt(&["--async", "*", "test.sleep", "12"])
+        .salt(&["--async", "*", "test.sleep", "20"])
         .expect("salt runs");
     let jid = started.stdout.trim().rsplit(' ').next().unwrap_or_default();
     seen.demand(jid.len() == 20, || {
