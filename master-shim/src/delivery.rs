@@ -69,6 +69,9 @@ const LATEST_WITHIN_MS: u64 = 60 * 60 * 1000;
 /// Publications handed to the request socket at once; it still sends one at a time.
 const BURST_MAX: usize = 32;
 
+/// What has less to live is not begun: its answer would come too late, and nobody could say whether it ran.
+const LEAST_LEFT: Duration = Duration::from_millis(100);
+
 /// What expires sooner is published singly, with a look at its age right before.
 const SHORTEST_LIFE: Duration = Duration::from_secs(2);
 
@@ -441,7 +444,7 @@ impl DeliveryTask {
             tenure: &self.parts.tenure,
             fence,
         };
-        let outcome = if left.is_zero() {
+        let outcome = if left < LEAST_LEFT {
             Outcome::Expired
         } else {
             let publisher = &self.parts.publisher;

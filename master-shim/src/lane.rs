@@ -27,6 +27,9 @@ use crate::disk::Disk;
 /// How long requests in flight may take at the end: what is not answered goes again after the next start.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
+/// The pause after a read that failed.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// Something that a lane carries.
 pub(crate) trait Item: Send + Sync + Sized + 'static {
     /// Its share of the bounds, in bytes on the wire (an estimate will do).
@@ -125,6 +128,8 @@ enum Io<T> {
     Written(Vec<T>, Result<Appended, StoreError>),
     Read(i64, Result<Vec<Record>, StoreError>),
     Removed(Result<(), StoreError>),
+    /// It is time to read again after a failure.
+    ReadAgain,
 }
 
 enum Action<T> {
@@ -219,6 +224,7 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
             Action::Io(Io::Removed(result)) => {
                 self.on_disk.disk.written("remove from the spool", result);
             }
+            Action::Io(Io::ReadAgain) => self.reading = false,
             Action::Answered(ids) => self.answered(ids),
             Action::Closed => {
                 self.closed = true;
@@ -339,11 +345,14 @@ impl<T: Item, S: Sender<T>, O: Observer> LaneTask<T, S, O> {
     }
 
     fn read(&mut self, after: i64, result: Result<Vec<Record>, StoreError>) {
-        self.reading = false;
         let Some(records) = self.on_disk.disk.read("read the spool", result) else {
-            // The next item or answer tries again.
+            self.io.spawn(async {
+                tokio::time::sleep(READ_AGAIN).await;
+                Io::ReadAgain
+            });
             return;
         };
+        self.reading = false;
         let last = records.last().map_or(after, |record| record.id);
         let nothing_left = records.is_empty() && !self.written_since_read;
         for record in records {

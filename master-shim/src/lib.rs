@@ -95,8 +95,8 @@ const MESSAGES: usize = 256;
 /// How long the lower master may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Numbers for relays in the spool, which has room for 21,845 lanes.
-const RELAYS_MAX: u32 = 10_000;
+/// Numbers for relays in the spool, which has room for 10,922 lanes.
+const RELAYS_MAX: u32 = 5_000;
 
 /// How often the spool's size is told to the metrics.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
