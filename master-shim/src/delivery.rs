@@ -464,9 +464,11 @@ impl DeliveryTask {
         shutdown: &CancellationToken,
     ) {
         let since_ms = daemon_kit::unix_millis().saturating_sub(LATEST_WITHIN_MS);
-        for load in self.latest.before(died_at) {
+        let latest = self.latest.before(died_at);
+        let open = self.records.missing(since_ms).await;
+        for load in latest {
             let jid = load.jid().clone();
-            let mut missing = self.records.missing(&jid, since_ms).await;
+            let mut missing = open.get(jid.as_str()).cloned().unwrap_or_default();
             missing.retain(|minion| !self.parts.publisher.master.has_started(minion));
             let Some(again) = latest::for_minions(&load, &missing).filter(|_| !missing.is_empty())
             else {

@@ -56,8 +56,7 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    /// What became of the next one, whose load is given; `None` when it was not sent, or may not have been
-    /// carried out.
+    /// What became of the next one, whose load is given.
     pub(super) async fn next(&mut self, load: &PublicationLoad) -> Next {
         let reply = async {
             match self.replies.next().await {

@@ -3,9 +3,11 @@
 //! Where the disk fails the delivery goes on: the lower master's job cache and the minions' own memory then guard against
 //! doubles. Each failure is counted and logged.
 
+use std::collections::HashMap;
+
 use relay_core::{entry::EntryId, intake::Remembered};
 use salt_wire::{
-    ids::{Jid, MinionId},
+    ids::MinionId,
     msgpack::{Dialect, encode},
     publication::PublicationLoad,
 };
@@ -96,15 +98,16 @@ impl Records {
         remembered.collect()
     }
 
-    /// The minions that have not returned `jid`; the site's own answer does not count.
-    pub(super) async fn missing(&self, jid: &Jid, since_ms: u64) -> Vec<String> {
+    /// By jid, the minions that have not returned jobs that came since then; the site's own answer does not count.
+    pub(super) async fn missing(&self, since_ms: u64) -> HashMap<String, Vec<String>> {
         let open = self.jobs.open_jobs(since_ms).await;
         let open = self.disk.read("read job records", open).unwrap_or_default();
-        let missing = open
-            .into_iter()
-            .filter(|job| job.jid == jid.as_str())
-            .flat_map(|job| job.missing);
-        missing.filter(|name| *name != self.site).collect()
+        let mut missing: HashMap<String, Vec<String>> = HashMap::new();
+        for job in open {
+            let minions = job.missing.into_iter().filter(|name| *name != self.site);
+            missing.entry(job.jid).or_default().extend(minions);
+        }
+        missing
     }
 
     /// Notes on disk that these are about to be published.
