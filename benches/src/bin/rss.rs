@@ -10,7 +10,7 @@
     reason = "the figures go to the terminal, and from there into docs/measurements.md"
 )]
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use anyhow::{Result, ensure};
 use standin::{Relay, StandinMom, jid, job};
@@ -20,6 +20,11 @@ use testkit::{Daemon, RedisServer, Signal, Workspace, wait_until};
 const RSS_MAX: u64 = 64 << 20;
 
 const PUBLICATIONS: u32 = 100_000;
+
+/// A site answers some of the jobs for itself as well, so that it may have more returns than there are.
+type Values = RangeInclusive<f64>;
+const ALL: Values = PUBLICATIONS as f64..=f64::INFINITY;
+const NONE: Values = 0.0..=0.0;
 
 /// A job of an ordinary `salt '*' state.apply`, encrypted.
 const FRAME_BYTES: usize = 500;
@@ -54,14 +59,14 @@ fn bridge() -> Result<u64> {
             most = most.max(resident(&bridge)?);
         }
     }
-    await_count(&bridge, "unappended", f64::from(PUBLICATIONS), &mut most)?;
+    await_count(&bridge, "unappended", ALL, &mut most)?;
     println!("{:<28} {:>6} MiB", "bridge, Redis away", mib(most));
     let highest = most;
 
     redis.start()?;
     let mut most = 0;
     let began = testkit::now();
-    await_count(&bridge, "unappended", 0.0, &mut most)?;
+    await_count(&bridge, "unappended", NONE, &mut most)?;
     let took = began.elapsed().as_secs_f64();
     println!(
         "{:<28} {:>6} MiB, {took:.1} s",
@@ -93,7 +98,7 @@ fn shim() -> Result<u64> {
         &relay.bridge,
         "saltway_publications_total",
         &[("hop", "redis")],
-        f64::from(PUBLICATIONS),
+        ALL,
         &mut bridge,
     )?;
     println!("{:<28} {:>6} MiB", "bridge, site away", mib(bridge));
@@ -103,7 +108,7 @@ fn shim() -> Result<u64> {
         &site.shim,
         "saltway_publications_total",
         &[("hop", "lower_master")],
-        f64::from(PUBLICATIONS),
+        ALL,
         &mut most,
     )?;
     println!("{:<28} {:>6} MiB", "shim, catching up", mib(most));
@@ -117,38 +122,38 @@ fn shim() -> Result<u64> {
     }
     let mut most = 0;
     let labels = [("class", "return")];
+    await_metric(&site.shim, "saltway_spool_entries", &labels, ALL, &mut most)?;
+    println!("{:<28} {:>6} MiB", "shim, MoM away", mib(most));
+    relay.mom.set_paused(false);
     await_metric(
         &site.shim,
         "saltway_spool_entries",
         &labels,
-        f64::from(PUBLICATIONS),
+        NONE,
         &mut most,
     )?;
-    println!("{:<28} {:>6} MiB", "shim, MoM away", mib(most));
-    relay.mom.set_paused(false);
-    await_metric(&site.shim, "saltway_spool_entries", &labels, 0.0, &mut most)?;
     println!("{:<28} {:>6} MiB", "shim, MoM back", mib(most));
     Ok(highest.max(most))
 }
 
-fn await_count(bridge: &Daemon, queue: &str, count: f64, most: &mut u64) -> Result<()> {
+fn await_count(bridge: &Daemon, queue: &str, count: Values, most: &mut u64) -> Result<()> {
     let labels = [("queue", queue)];
     await_metric(bridge, "saltway_queue_entries", &labels, count, most)
 }
 
-/// Waits until a metric has this value, and notes the most memory on the way.
+/// Waits until a metric has such a value, and notes the most memory on the way.
 fn await_metric(
     daemon: &Daemon,
     name: &str,
     labels: &[(&str, &str)],
-    expected: f64,
+    expected: Values,
     most: &mut u64,
 ) -> Result<()> {
     wait_until(name, PATIENCE, || {
         let rss = resident(daemon).map_err(|err| err.to_string())?;
         *most = rss.max(*most);
         let value = daemon.metric(name, labels).ok().flatten().unwrap_or(-1.0);
-        if (value - expected).abs() < 0.5 {
+        if expected.contains(&value) {
             return Ok(());
         }
         Err(format!("{value}"))

@@ -5,7 +5,8 @@
 //!
 //! - The connection is always read, however slow the owner is: the client library queues without
 //!   bound what is not taken. When the owner's channel is full a publication or heart-beat is
-//!   dropped; the numbers tell, and the stream holds it.
+//!   dropped; the numbers tell, and the stream holds it. It is read to its end each time (`unconstrained`): tokio stops
+//!   a task after 128 messages, and one turn of the client library parses far more.
 //! - Silence is noticed: heart-beats come every 500 ms. Without any for `silence_max` the link is
 //!   `Down`; a PING tells a dead connection, which is replaced, from bridges that are away.
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use relay_core::{EntryId, Publication};
 use tokio::sync::mpsc;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
 use crate::connection::{Purpose, Redis};
@@ -125,7 +127,8 @@ impl Subscription {
             };
             permit.send(LinkEvent::Up);
             told = Told::Up;
-            let Some(why) = self.listen(&mut connection, &sender, &mut told).await else {
+            let heard = unconstrained(self.listen(&mut connection, &sender, &mut told));
+            let Some(why) = heard.await else {
                 return;
             };
             drop(connection);
