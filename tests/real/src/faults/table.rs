@@ -9,9 +9,10 @@ use super::{
     outcome::{Control, Lost, Outcome, Place},
 };
 
-const PLACES: [Place; 4] = [
+const PLACES: [Place; 5] = [
     Place::NotPublishedBelow,
     Place::NotRun,
+    Place::GivenUp,
     Place::NotReturned,
     Place::NotRecorded,
 ];
@@ -65,10 +66,14 @@ fn cells(outcome: &Outcome) -> Vec<String> {
         0 => String::new(),
         expired => format!(", {expired} expired"),
     };
+    let given_up = match outcome.given_up() {
+        0 => String::new(),
+        given_up => format!(", {given_up} given up by minions"),
+    };
     vec![
         format!("{}{expired}", percent(outcome.run, outcome.wanted)),
         outcome.twice.to_string(),
-        percent(outcome.recorded, outcome.wanted),
+        format!("{}{given_up}", percent(outcome.recorded, outcome.wanted)),
         outcome.late.to_string(),
         format!("{:.1} s", outcome.delivered),
         match outcome.healthy {

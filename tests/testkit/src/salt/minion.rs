@@ -1,5 +1,6 @@
 //! A salt-minion of one or several masters.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -211,5 +212,15 @@ impl Minion {
         [self.host.log("minion"), self.host.log("minion.out")]
             .map(|log| tail(&log, lines))
             .join("\n")
+    }
+
+    /// Its whole log.
+    ///
+    /// # Errors
+    /// When there is none yet.
+    pub fn log(&self) -> Result<String> {
+        let log = self.host.log("minion");
+        let bytes = fs::read(&log).with_context(|| format!("{} is not there", log.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
