@@ -23,4 +23,5 @@ pub mod keys;
 pub mod msgpack;
 pub mod publication;
 pub mod request;
+pub mod saltway;
 pub mod standin;
