@@ -5,13 +5,12 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use real_tests::faults::{Case, Outcome, Stand, json_line, markdown, parse_line, run_case};
-use testkit::{Relay, SaltVersion, interrupt_flag, interrupted};
+use testkit::{Relay, SaltVersion, end_waits_on_signals, interrupted};
 
 /// Breaks links and processes of a relay between real Salt masters, and prints what was lost as a Markdown table.
 #[derive(Debug, Parser)]
@@ -53,17 +52,7 @@ fn show(text: &str) {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let flag = interrupt_flag();
-        let registered =
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-                .and_then(|_| signal_hook::flag::register(signal, flag));
-        if let Err(error) = registered {
-            eprintln!("faults: cannot handle signals: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    match faults(&arguments) {
+    match end_waits_on_signals().and_then(|()| faults(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("faults: {error:#}");

@@ -1,20 +1,16 @@
 //! A real redis-server on an address of its own, with its data in the workspace.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::Command;
+use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::address::Address;
-use crate::process::{Output, Process, run};
+use crate::process::{Output, Process};
+use crate::redis_program::RedisProgram;
 use crate::wait::wait_until;
 use crate::workspace::Workspace;
-use std::fs;
-
-const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a [`RedisServer`] shall be; see its fields' methods.
 #[derive(Clone, Debug)]
@@ -55,7 +51,7 @@ impl RedisBuilder {
         let socket = primary.announced();
         self.lines
             .push(format!("replicaof {} {}", socket.ip(), socket.port()));
-        if let Some(password) = &primary.password {
+        if let Some(password) = &primary.program.password {
             self.password = Some(password.clone());
         }
         self
@@ -108,15 +104,19 @@ impl RedisBuilder {
         lines.extend(self.lines);
         let config = dir.join("redis.conf");
         fs::write(&config, lines.join("\n") + "\n")?;
-        let mut server = RedisServer {
+        let program = RedisProgram {
             name: self.name,
             workspace: workspace.clone(),
             socket,
-            announced,
-            address,
             config,
+            mode: &[],
             password: self.password,
             process: None,
+        };
+        let mut server = RedisServer {
+            program,
+            announced,
+            address,
         };
         server.start()?;
         Ok(server)
@@ -126,14 +126,9 @@ impl RedisBuilder {
 /// A running (or killed, or stopped) redis-server.
 #[derive(Debug)]
 pub struct RedisServer {
-    name: String,
-    workspace: Workspace,
+    program: RedisProgram,
     address: Address,
-    socket: SocketAddr,
     announced: SocketAddr,
-    config: PathBuf,
-    password: Option<String>,
-    process: Option<Process>,
 }
 
 impl RedisServer {
@@ -155,23 +150,13 @@ impl RedisServer {
     /// # Errors
     /// When it does not answer; the error shows the end of its log.
     pub fn start(&mut self) -> Result<()> {
-        // A second server on the same address would only fight the first.
-        self.process = None;
-        let mut command = Command::new("redis-server");
-        command.arg(&self.config);
-        let log = self.config.with_file_name("redis.log");
-        let mut process = Process::start(&self.workspace, &self.name, &log, command)
-            .context("is redis-server installed? `scripts/setup system` does it")?;
-        let socket = self.socket;
-        process.wait_ready(READY_WITHIN, || ping(socket))?;
-        self.process = Some(process);
-        Ok(())
+        self.program.start()
     }
 
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> SocketAddr {
-        self.socket
+        self.program.socket
     }
 
     /// Where replicas and Sentinel reach it: its own address unless the builder was told another.
@@ -182,7 +167,7 @@ impl RedisServer {
 
     /// The password that it asks for.
     pub(crate) fn password(&self) -> Option<&str> {
-        self.password.as_deref()
+        self.program.password.as_deref()
     }
 
     /// Its leased address.
@@ -194,7 +179,7 @@ impl RedisServer {
     /// `redis://address:port`, without the password.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}", self.socket)
+        self.program.url()
     }
 
     /// Runs `redis-cli` against it.
@@ -202,18 +187,7 @@ impl RedisServer {
     /// # Errors
     /// When it cannot be started or hangs for 30 s.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new("redis-cli");
-        command.args([
-            "-h",
-            &self.socket.ip().to_string(),
-            "-p",
-            &self.socket.port().to_string(),
-        ]);
-        if let Some(password) = &self.password {
-            command.env("REDISCLI_AUTH", password);
-        }
-        command.args(args);
-        run(&self.workspace, command, Duration::from_secs(30))
+        self.program.cli(args)
     }
 
     /// A section of its `INFO`.
@@ -287,7 +261,7 @@ impl RedisServer {
 
     /// SIGKILL.
     pub fn kill(&mut self) {
-        self.process = None;
+        self.program.process = None;
     }
 
     /// SIGTERM and wait: data is written out.
@@ -304,7 +278,8 @@ impl RedisServer {
                 Ok(_) | Err(_) => Ok(()),
             },
         )?;
-        self.process
+        self.program
+            .process
             .take()
             .map_or(Ok(()), |mut process| process.terminate().map(drop))
     }
@@ -323,9 +298,7 @@ impl RedisServer {
     /// # Errors
     /// When it is not running.
     pub fn process(&self) -> Result<&Process> {
-        self.process
-            .as_ref()
-            .with_context(|| format!("{} is not running", self.name))
+        self.program.process()
     }
 }
 
@@ -335,21 +308,4 @@ fn offset(info: &str, field: &str) -> i64 {
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .and_then(|number| number.trim().parse().ok())
         .unwrap_or(-1)
-}
-
-/// One PING without a client library; a server that wants a password is up as well.
-pub(crate) fn ping(socket: SocketAddr) -> Result<(), String> {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&socket, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        Ok(line)
-    };
-    match ask() {
-        Ok(line) if line.starts_with("+PONG") || line.starts_with("-NOAUTH") => Ok(()),
-        Ok(line) => Err(format!("answered {line:?}")),
-        Err(error) => Err(error.to_string()),
-    }
 }

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::address::Address;
-use crate::process::{Output, Process, run};
-use crate::redis::{RedisServer, ping};
+use crate::process::{Output, Process};
+use crate::redis::RedisServer;
+use crate::redis_program::RedisProgram;
 use crate::wait::wait_until;
 use crate::workspace::Workspace;
 
@@ -18,7 +17,6 @@ use crate::workspace::Workspace;
 pub const MASTER: &str = "relay";
 
 const PORT: u16 = 26379;
-const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a [`SentinelServer`] shall be; see its fields' methods.
 #[derive(Clone, Debug)]
@@ -101,14 +99,18 @@ impl SentinelBuilder {
         lines.extend(self.lines);
         let config = dir.join("sentinel.conf");
         fs::write(&config, lines.join("\n") + "\n")?;
-        let mut server = SentinelServer {
+        let program = RedisProgram {
             name: self.name,
             workspace: workspace.clone(),
-            _address: address,
             socket,
             config,
+            mode: &["--sentinel"],
             password: self.password,
             process: None,
+        };
+        let mut server = SentinelServer {
+            program,
+            _address: address,
         };
         server.start()?;
         Ok(server)
@@ -118,13 +120,8 @@ impl SentinelBuilder {
 /// A running (or killed) sentinel.
 #[derive(Debug)]
 pub struct SentinelServer {
-    name: String,
-    workspace: Workspace,
+    program: RedisProgram,
     _address: Address,
-    socket: SocketAddr,
-    config: PathBuf,
-    password: Option<String>,
-    process: Option<Process>,
 }
 
 impl SentinelServer {
@@ -145,28 +142,19 @@ impl SentinelServer {
     /// # Errors
     /// When it does not answer; the error shows the end of its log.
     pub fn start(&mut self) -> Result<()> {
-        self.process = None;
-        let mut command = Command::new("redis-server");
-        command.arg(&self.config).arg("--sentinel");
-        let log = self.config.with_file_name("sentinel.log");
-        let mut process = Process::start(&self.workspace, &self.name, &log, command)
-            .context("is redis-server installed? `scripts/setup system` does it")?;
-        let socket = self.socket;
-        process.wait_ready(READY_WITHIN, || ping(socket))?;
-        self.process = Some(process);
-        Ok(())
+        self.program.start()
     }
 
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> SocketAddr {
-        self.socket
+        self.program.socket
     }
 
     /// `redis://address:port`, without the password.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}", self.socket)
+        self.program.url()
     }
 
     /// Runs `redis-cli` against it.
@@ -174,14 +162,7 @@ impl SentinelServer {
     /// # Errors
     /// When it cannot be started or hangs for 30 s.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new("redis-cli");
-        let (ip, port) = (self.socket.ip().to_string(), self.socket.port().to_string());
-        command.args(["-h", &ip, "-p", &port]);
-        if let Some(password) = &self.password {
-            command.env("REDISCLI_AUTH", password);
-        }
-        command.args(args);
-        run(&self.workspace, command, Duration::from_secs(30))
+        self.program.cli(args)
     }
 
     /// The primary's address by this sentinel's word.
@@ -195,9 +176,12 @@ impl SentinelServer {
             lines.next().unwrap_or_default(),
             lines.next().unwrap_or_default(),
         );
-        format!("{ip}:{port}")
-            .parse()
-            .with_context(|| format!("{} named no primary: {:?}", self.name, output.stdout))
+        format!("{ip}:{port}").parse().with_context(|| {
+            format!(
+                "{} named no primary: {:?}",
+                self.program.name, output.stdout
+            )
+        })
     }
 
     /// Waits until it knows as many replicas as are given: before that it cannot fail over.
@@ -205,7 +189,7 @@ impl SentinelServer {
     /// # Errors
     /// When it does not within 30 s.
     pub fn wait_for_replicas(&self, replicas: usize) -> Result<()> {
-        let what = format!("{} to know {replicas} replicas", self.name);
+        let what = format!("{} to know {replicas} replicas", self.program.name);
         wait_until(&what, Duration::from_secs(30), || {
             let output = self
                 .cli(&["sentinel", "replicas", MASTER])
@@ -232,7 +216,11 @@ impl SentinelServer {
     pub fn failover(&self) -> Result<()> {
         let output = self.cli(&["sentinel", "failover", MASTER])?;
         if output.stdout.trim() != "OK" {
-            bail!("{} refused the failover: {}", self.name, output.stdout);
+            bail!(
+                "{} refused the failover: {}",
+                self.program.name,
+                output.stdout
+            );
         }
         Ok(())
     }
@@ -242,7 +230,7 @@ impl SentinelServer {
     /// # Errors
     /// When that is not so within 60 s.
     pub fn wait_for_primary(&self, server: &RedisServer) -> Result<()> {
-        let what = format!("{} to name {}", self.name, server.announced());
+        let what = format!("{} to name {}", self.program.name, server.announced());
         wait_until(&what, Duration::from_secs(60), || {
             let named = self.primary().map_err(|error| format!("{error:#}"))?;
             let is_primary = server.is_primary().map_err(|error| format!("{error:#}"))?;
@@ -256,7 +244,7 @@ impl SentinelServer {
 
     /// SIGKILL.
     pub fn kill(&mut self) {
-        self.process = None;
+        self.program.process = None;
     }
 
     /// The running process, for signals.
@@ -264,8 +252,6 @@ impl SentinelServer {
     /// # Errors
     /// When it is not running.
     pub fn process(&self) -> Result<&Process> {
-        self.process
-            .as_ref()
-            .with_context(|| format!("{} is not running", self.name))
+        self.program.process()
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting for conditions: the only way in which this crate lets time pass.
 //!
 //! A condition is polled until it holds or the deadline passes; an expired wait tells what it saw last. An interrupt
-//! ([`interrupt_flag`]) ends every wait at once, so that a program with Ctrl-C handling can stop its servers in order.
+//! ([`end_waits_on_signals`]) ends every wait at once, so that a program with Ctrl-C handling can stop its servers in order.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// Short against what Salt and Redis need for anything, long against the cost of one look.
 const POLL: Duration = Duration::from_millis(20);
@@ -24,17 +24,30 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The flag that ends every wait of this process with an error; for a signal handler to set.
-#[must_use]
-pub fn interrupt_flag() -> Arc<AtomicBool> {
+/// The flag that ends every wait of this process with an error.
+fn interrupt_flag() -> Arc<AtomicBool> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     Arc::clone(FLAG.get_or_init(Arc::default))
 }
 
-/// Whether somebody set the [`interrupt_flag`].
+/// Whether a signal has ended the waits, see [`end_waits_on_signals`].
 #[must_use]
 pub fn interrupted() -> bool {
     interrupt_flag().load(Ordering::Relaxed)
+}
+
+/// From now on the first SIGINT or SIGTERM ends every wait; the second one ends the process with exit code 130.
+///
+/// # Errors
+/// When the system takes no handler.
+pub fn end_waits_on_signals() -> Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flag = interrupt_flag();
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+            .and_then(|_| signal_hook::flag::register(signal, flag))
+            .context("signals cannot be handled")?;
+    }
+    Ok(())
 }
 
 /// Polls `look` until it answers `Ok`, for at most `within`; `Err` carries the state seen, for the message.

@@ -4,13 +4,12 @@
 //! Ctrl-C and SIGTERM (a second Ctrl-C ends at once; the guardian of testkit then cleans up).
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
-use testkit::{Output, Relay, SaltVersion, Tree, interrupt_flag, interrupted, now};
+use testkit::{Output, Relay, SaltVersion, Tree, end_waits_on_signals, interrupted, now};
 
 /// Starts a top master, Redis, a bridge and two sites of three minions on loopback, and runs Salt commands on the top master.
 #[derive(Debug, Parser)]
@@ -41,18 +40,7 @@ fn show(line: &str) {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let flag = interrupt_flag();
-        // The first one sets the flag, the second one finds it set.
-        let registered =
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-                .and_then(|_| signal_hook::flag::register(signal, flag));
-        if let Err(error) = registered {
-            eprintln!("saltway-demo: cannot handle signals: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    let outcome = demo(&arguments);
+    let outcome = end_waits_on_signals().and_then(|()| demo(&arguments));
     if interrupted() {
         eprintln!("stopped; everything that was started has ended");
         return ExitCode::from(if arguments.keep { 0 } else { 130 });
