@@ -11,47 +11,22 @@
 //!               └─ any other returner: the master's runner jobs.list_job, a second each
 //! ```
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use salt_link::{local_master::LocalMaster, salt_config::MasterConfig};
+use salt_link::{job_cache::LocalCache, local_master::LocalMaster, salt_config::MasterConfig};
 use salt_wire::{
     ids::{Jid, MinionId},
     msgpack::{self, Value},
 };
 
-use self::{local::LocalCache, runner::RunnerCache};
+pub(crate) use salt_link::job_cache::JobCacheError;
 
-mod local;
+use self::runner::RunnerCache;
+
 mod runner;
 
 /// What Salt writes in place of a value that made an event larger than `max_event_size`.
 pub(crate) const TRIMMED: &[u8] = b"VALUE_TRIMMED";
-
-/// Why a return could not be read from the job cache.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum JobCacheError {
-    /// The cache does not have it, or only cut off, too.
-    #[error("the job cache does not have it whole")]
-    NotFound,
-    /// No such file in time, or not readable.
-    #[error("failed to read {path}")]
-    Read {
-        /// The file of the return.
-        path: PathBuf,
-        /// What the operating system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file holds something else than a msgpack map.
-    #[error("failed to decode {path}")]
-    Decode {
-        /// The file of the return.
-        path: PathBuf,
-        /// What the decoder found.
-        #[source]
-        source: msgpack::DecodeError,
-    },
-}
 
 /// The job cache of one master; cheap to clone.
 #[derive(Clone)]

@@ -10,6 +10,7 @@
 //! - What comes from a socket is hostile until `salt-wire` has verified it.
 
 pub mod event_bus;
+pub mod job_cache;
 pub mod local_master;
 pub mod queue;
 pub mod requester;

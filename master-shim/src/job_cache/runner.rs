@@ -73,7 +73,7 @@ impl RunnerCache {
         self.results.came.notify_one();
     }
 
-    /// Salt's own rule, as for the files: see [`super::local::LocalCache::was_published`].
+    /// Salt's own rule, as for the files: see [`salt_link::job_cache::LocalCache::was_published`].
     pub(super) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
         let job = self.list_job(jid).await?;
         if job.get("Error").is_some() {

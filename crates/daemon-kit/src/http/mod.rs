@@ -4,13 +4,16 @@
 //! - At most [`CONNECTIONS_MAX`] connections are open; further ones wait in the system's queue.
 //! - A connection serves one request and ends within [`CONNECTION_TIMEOUT`], its headers within
 //!   [`HEADER_TIMEOUT`]; a client that is slow or sends nonsense costs nobody else anything.
+//! - Who may read the daemon's own pages: [`HttpConfig`]; the health pages are for everybody.
 
+mod access;
 mod readiness;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,11 +22,15 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use openssl::ssl::Ssl;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_openssl::SslStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+pub use access::{HttpConfig, Tls};
 pub use axum;
 pub use readiness::{Condition, Readiness};
 
@@ -56,12 +63,17 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// Reads `http.listen` of the file's root.
+/// Reads `http.listen` of the file's root, for a daemon without pages of its own.
 pub fn read_listen(root: &Section<'_>) -> SocketAddr {
-    let default = LISTEN_DEFAULT
+    let section = root.section("http");
+    section.ignore(access::PAGES_KEYS);
+    section.socket_addr("listen", listen_default())
+}
+
+fn listen_default() -> SocketAddr {
+    LISTEN_DEFAULT
         .parse()
-        .expect("the default is an address and a port");
-    root.section("http").socket_addr("listen", default)
+        .expect("the default is an address and a port")
 }
 
 /// A bound port that does not answer yet.
@@ -69,10 +81,11 @@ pub fn read_listen(root: &Section<'_>) -> SocketAddr {
 pub struct HttpServer {
     listener: TcpListener,
     router: Router,
+    tls: Option<Tls>,
 }
 
 impl HttpServer {
-    /// Binds `listen`; serves the metrics, the readiness, and the pages of `pages` beside them.
+    /// Binds `listen`; serves the metrics, the readiness, and the pages of `pages` beside them, to everybody.
     ///
     /// # Errors
     /// When the address is in use or not the host's.
@@ -83,13 +96,49 @@ impl HttpServer {
         shutdown: CancellationToken,
         pages: Router,
     ) -> Result<Self, BindError> {
+        let router = metrics_router(metrics).merge(pages);
+        Self::listen(listen, None, router, readiness, shutdown).await
+    }
+
+    /// Binds as `config` says; `pages` are served only where [`HttpConfig::serves_pages`].
+    ///
+    /// # Errors
+    /// When the address is in use or not the host's.
+    pub async fn bind_guarded(
+        config: &HttpConfig,
+        metrics: Metrics,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+        pages: Router,
+    ) -> Result<Self, BindError> {
+        let token = config.token.clone();
+        let mut router = metrics_router(metrics);
+        if token.is_some() {
+            router = access::guard(router, config.listen, token.clone());
+        }
+        if config.serves_pages() {
+            router = router.merge(access::guard(pages, config.listen, token));
+        }
+        Self::listen(
+            config.listen,
+            config.tls.clone(),
+            router,
+            readiness,
+            shutdown,
+        )
+        .await
+    }
+
+    async fn listen(
+        listen: SocketAddr,
+        tls: Option<Tls>,
+        router: Router,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+    ) -> Result<Self, BindError> {
         let failed = |source| BindError { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let router = Router::new()
-            .route(
-                "/metrics",
-                get(move || std::future::ready(metrics_page(&metrics))),
-            )
+        let router = router
             .route(
                 "/healthz",
                 get(move || std::future::ready(health_page(&shutdown))),
@@ -97,9 +146,12 @@ impl HttpServer {
             .route(
                 "/readyz",
                 get(move || std::future::ready(readiness_page(&readiness))),
-            )
-            .merge(pages);
-        Ok(Self { listener, router })
+            );
+        Ok(Self {
+            listener,
+            router,
+            tls,
+        })
     }
 
     /// The address bound, for a `listen` with port 0.
@@ -120,7 +172,7 @@ impl HttpServer {
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept(), if room => match accepted {
                     Ok((stream, peer)) => {
-                        connections.spawn(answer(stream, peer, self.router.clone()));
+                        connections.spawn(answer(stream, peer, self.tls.clone(), self.router.clone()));
                     }
                     Err(err) => {
                         warn!(error = %err, "connection to the metrics port not accepted");
@@ -132,7 +184,40 @@ impl HttpServer {
     }
 }
 
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
+async fn answer(stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, router: Router) {
+    let answered = async {
+        match tls {
+            None => serve_one(stream, peer, router).await,
+            Some(tls) => match handshake(&tls, stream).await {
+                Ok(stream) => serve_one(stream, peer, router).await,
+                Err(reason) => debug!(reason, %peer, "TLS not agreed on"),
+            },
+        }
+    };
+    if tokio::time::timeout(CONNECTION_TIMEOUT, answered)
+        .await
+        .is_err()
+    {
+        debug!(%peer, "request not served in time");
+    }
+}
+
+/// The server's side of TLS, within the time of the headers.
+async fn handshake(tls: &Tls, stream: TcpStream) -> Result<SslStream<TcpStream>, String> {
+    let unmade = |err: openssl::error::ErrorStack| crate::chain(&err).to_string();
+    let ssl = Ssl::new(tls.0.context()).map_err(unmade)?;
+    let mut stream = SslStream::new(ssl, stream).map_err(unmade)?;
+    let accepted = tokio::time::timeout(HEADER_TIMEOUT, Pin::new(&mut stream).accept()).await;
+    accepted
+        .map_err(|_| "not in time".to_owned())?
+        .map_err(|err| crate::chain(&err).to_string())?;
+    Ok(stream)
+}
+
+async fn serve_one<S>(stream: S, peer: SocketAddr, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -140,11 +225,16 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
         // The smallest that hyper takes; it bounds the memory that one client can hold.
         .max_buf_size(8192)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(err)) => debug!(error = %crate::chain(&err), %peer, "request not served"),
-        Err(_) => debug!(%peer, "request not served in time"),
+    if let Err(err) = connection.await {
+        debug!(error = %crate::chain(&err), %peer, "request not served");
     }
+}
+
+fn metrics_router(metrics: Metrics) -> Router {
+    Router::new().route(
+        "/metrics",
+        get(move || std::future::ready(metrics_page(&metrics))),
+    )
 }
 
 fn metrics_page(metrics: &Metrics) -> axum::response::Response {

@@ -17,22 +17,47 @@ use salt_wire::{
     msgpack::{self, Limits, Value},
 };
 
-use super::JobCacheError;
-
 /// How long a return may take to reach the cache after its event: the master fires first and writes then.
 const WRITE_DELAY_MAX: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Why a return could not be read from the job cache.
+#[derive(Debug, thiserror::Error)]
+pub enum JobCacheError {
+    /// The cache does not have it, or only cut off, too.
+    #[error("the job cache does not have it whole")]
+    NotFound,
+    /// No such file in time, or not readable.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file of the return.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds something else than a msgpack map.
+    #[error("failed to decode {path}")]
+    Decode {
+        /// The file of the return.
+        path: PathBuf,
+        /// What the decoder found.
+        #[source]
+        source: msgpack::DecodeError,
+    },
+}
+
 /// The files of `local_cache`.
 #[derive(Clone)]
-pub(super) struct LocalCache {
+pub struct LocalCache {
     jobs: PathBuf,
     digest: MessageDigest,
 }
 
 impl LocalCache {
     /// The cache below `cachedir`; `None` for a `hash_type` that OpenSSL does not know.
-    pub(super) fn new(cachedir: &Path, hash_type: &str) -> Option<Self> {
+    #[must_use]
+    pub fn new(cachedir: &Path, hash_type: &str) -> Option<Self> {
         let digest = MessageDigest::from_name(hash_type)?;
         let jobs = cachedir.join("jobs");
         Some(Self { jobs, digest })
@@ -43,7 +68,7 @@ impl LocalCache {
     /// The jid alone does not tell: `salt -b` of 3008 publishes all parts of a batch under one jid, each with a list of
     /// minions of its own. The cache keeps the load of the latest part, which is the one that a crash can repeat; of an
     /// earlier part the minions themselves remember the jid.
-    pub(super) async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
+    pub async fn was_published(&self, jid: &Jid, tgt: &Value) -> Option<bool> {
         let directory = self.directory(jid)?;
         // One look at the file system, in microseconds: not worth another thread.
         if !directory.join("jid").try_exists().ok()? {
@@ -57,7 +82,7 @@ impl LocalCache {
     }
 
     /// The minions that this master targeted with `jid`, as far as the cache can be read.
-    pub(super) async fn minions(&self, jid: &Jid) -> Vec<MinionId> {
+    pub async fn minions(&self, jid: &Jid) -> Vec<MinionId> {
         let Some(directory) = self.directory(jid) else {
             return Vec::new();
         };
@@ -77,7 +102,7 @@ impl LocalCache {
     ///
     /// # Errors
     /// When the returner is another one, or the file does not come, or is no msgpack.
-    pub(super) async fn read_return(
+    pub async fn read_return(
         &self,
         jid: &Jid,
         minion: &MinionId,
@@ -104,7 +129,7 @@ impl LocalCache {
     }
 
     /// The same without waiting, of a return that may not be there.
-    pub(super) async fn find_return(&self, jid: &Jid, minion: &MinionId) -> Option<(Value, usize)> {
+    pub async fn find_return(&self, jid: &Jid, minion: &MinionId) -> Option<(Value, usize)> {
         let path = self.directory(jid)?.join(minion.as_str()).join("return.p");
         let bytes = tokio::fs::read(path).await.ok()?;
         let length = bytes.len();
