@@ -1,0 +1,194 @@
+//! `saltway job` and `saltway missing`: how far one job got, and who is missing.
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use super::{as_json, jobs::target};
+use crate::client::{Client, escaped};
+use crate::field::Field;
+use crate::output::Output;
+use crate::paint::{Tone, clean, counted, span};
+use crate::table::{Cell, Column, Table};
+
+/// Shows the job at `path`; fine when no minion is missing.
+pub(super) fn run(
+    client: &Client,
+    path: &str,
+    all: bool,
+    out: &mut Output,
+) -> anyhow::Result<bool> {
+    let job = client.get(path)?;
+    let fine = job.count("missing") == 0;
+    if as_json(&job, out)? {
+        return Ok(fine);
+    }
+    for line in summary(&job, out) {
+        out.line(&line)?;
+    }
+    minions(&job, all, out)?;
+    Ok(fine)
+}
+
+/// Shows the minions that `jid` misses; fine when there are none.
+pub(super) fn missing(client: &Client, jid: &str, out: &mut Output) -> anyhow::Result<bool> {
+    let answer = client.get(&format!("jobs/{}/missing", escaped(jid)))?;
+    let missing = answer.list("missing");
+    let sites = answer.list("sites_unreachable");
+    let fine = missing.is_empty() && sites.is_empty();
+    if as_json(&answer, out)? {
+        return Ok(fine);
+    }
+    if fine {
+        let over = answer.text("state") != "open";
+        out.line(if over {
+            "nobody is missing"
+        } else {
+            "nobody is missing so far"
+        })?;
+        return Ok(true);
+    }
+    let table = minion_table(missing, "VERDICT", "verdict");
+    if !table.is_empty() {
+        out.table(&table)?;
+    }
+    let named: Vec<&str> = sites.iter().filter_map(Value::as_str).collect();
+    if !named.is_empty() {
+        let text = format!("sites that cannot be asked: {}", clean(&named.join(", ")));
+        out.line(&out.paint(&text, Tone::Bad))?;
+    }
+    Ok(false)
+}
+
+/// The job's head and its counts per site.
+pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
+    let head = format!(
+        "{}  {} {}",
+        clean(job.text("jid")),
+        clean(&target(job)),
+        clean(job.text("fun"))
+    );
+    let word = job.text("state");
+    let state = out.paint(&clean(word), Tone::of(word));
+    let over = if word == "open" { "for" } else { "after" };
+    let seconds = span(job.number("seconds").unwrap_or_default());
+    let user = clean(job.text("user"));
+    let mut lines = vec![
+        out.paint(&head, Tone::Strong),
+        format!(
+            "{state} {over} {seconds}; by {user}, {}",
+            moment(job.number("at"))
+        ),
+        verdict(job, out),
+    ];
+    if !job.list("sites").is_empty() {
+        lines.push(String::new());
+        lines.extend(site_table(job.list("sites")).lines(out.width, out.colours));
+    }
+    lines
+}
+
+fn verdict(job: &Value, out: &Output) -> String {
+    let figure = |count: u64, word: &str, tone| {
+        let tone = if count == 0 { Tone::Plain } else { tone };
+        out.paint(&format!("{word} {count}"), tone)
+    };
+    let missing = if job.text("state") == "open" {
+        Tone::Watch
+    } else {
+        Tone::Bad
+    };
+    [
+        figure(job.count("expected"), "expected", Tone::Plain),
+        figure(job.count("accepted"), "accepted", Tone::Plain),
+        figure(job.count("received"), "received", Tone::Plain),
+        figure(job.count("returned"), "returned", Tone::Good),
+        figure(job.count("failed"), "failed", Tone::Bad),
+        figure(job.count("missing"), "missing", missing),
+    ]
+    .join(", ")
+}
+
+fn site_table(sites: &[Value]) -> Table {
+    let mut table = Table::new(vec![
+        Column::left("SITE").shrinks(8),
+        Column::left("STATE"),
+        Column::right("EXPECTED"),
+        Column::right("ACCEPTED").optional(2),
+        Column::right("RECEIVED").optional(1),
+        Column::right("RETURNED"),
+        Column::right("FAILED"),
+        Column::right("MISSING"),
+    ]);
+    for site in sites {
+        let figure = |key| Cell::new(site.count(key).to_string());
+        // A site that alone can answer the target: how many it expects is not known yet.
+        let expected = match site.flag("ask") && site.count("expected") == 0 {
+            true => Cell::toned("asked", Tone::Watch),
+            false => figure("expected"),
+        };
+        table.row(vec![
+            Cell::new(site.text("id")),
+            Cell::state(site.text("state")),
+            expected,
+            figure("accepted"),
+            figure("received"),
+            figure("returned"),
+            Cell::bad_unless_zero(site.count("failed")),
+            Cell::bad_unless_zero(site.count("missing")),
+        ]);
+    }
+    table
+}
+
+fn minions(job: &Value, all: bool, out: &mut Output) -> anyhow::Result<()> {
+    let shown: Vec<Value> = job
+        .list("minions")
+        .iter()
+        .filter(|minion| all || minion.text("verdict") != "returned")
+        .cloned()
+        .collect();
+    let table = minion_table(&shown, "VERDICT", "verdict");
+    if !table.is_empty() {
+        out.line("")?;
+        out.table(&table)?;
+    }
+    if job.flag("truncated") {
+        let count = counted(job.list("minions").len() as u64, "minion");
+        out.line(&format!("there are more than these {count}; see --limit"))?;
+    }
+    Ok(())
+}
+
+fn minion_table(minions: &[Value], heading: &'static str, key: &str) -> Table {
+    let mut table = Table::new(vec![
+        Column::left("MINION"),
+        Column::left("SITE").shrinks(8),
+        Column::left(heading),
+    ]);
+    for minion in minions {
+        table.row(vec![
+            Cell::new(minion.text("id")),
+            Cell::new(minion.text("site")),
+            Cell::state(minion.text(key)),
+        ]);
+    }
+    table
+}
+
+/// A moment in this host's time zone.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a moment outside jiff's range is refused below"
+)]
+fn moment(at: Option<f64>) -> String {
+    at.map(|seconds| (seconds * 1000.0) as i64)
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        .map_or_else(
+            || "at an unknown time".to_owned(),
+            |time| {
+                time.to_zoned(TimeZone::system())
+                    .strftime("%F %T %Z")
+                    .to_string()
+            },
+        )
+}
