@@ -3,11 +3,14 @@
 //! | `http.listen` | TLS and token | what is served |
 //! |---|---|---|
 //! | loopback | none | everything, to requests that name the loopback as their host |
-//! | anywhere | both | everything over TLS; all but the health pages needs the token |
+//! | anywhere | both | everything over TLS; all but the health pages and the page at `/` needs the token |
 //! | elsewhere | none, or TLS only | metrics and health only |
 //!
 //! - The token is compared in constant time, and never shown.
 //! - A web page of somebody else's that has its name resolve to the loopback reads nothing: its requests name its own host.
+
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, net::SocketAddr, path::Path};
 
@@ -138,7 +141,8 @@ fn acceptor(cert: &Path, key: &Path) -> Result<Tls, (&'static str, String)> {
 pub(super) fn guard(router: Router, listen: SocketAddr, token: Option<Secret>) -> Router {
     match token {
         Some(token) => router.layer(middleware::from_fn(move |request: Request, next: Next| {
-            let shown = shows(request.headers(), token.expose());
+            // A browser shows no token when it opens a page, which says nothing by itself; what it then asks for does.
+            let shown = request.uri().path() == "/" || shows(request.headers(), token.expose());
             async move {
                 if shown {
                     next.run(request).await
