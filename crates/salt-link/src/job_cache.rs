@@ -2,12 +2,12 @@
 //!
 //! The directory of a job is `<cachedir>/jobs/<first 2>/<rest>` of the hex `hash_type` digest of the jid; it holds the file
 //! `jid` from the moment of publishing, `.load.p`, `.minions.p`, and `<minion>/return.p` (msgpack, new spec) once a minion
-//! has returned.
+//! has returned; on a master of masters also `.minions.<syndic>.p` for each syndic that named its minions.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -137,12 +137,98 @@ impl LocalCache {
         Some((value, length))
     }
 
+    /// The jids of what was published since then, the newest `jobs_max` of them, oldest first. Blocks: it looks at each job.
+    #[must_use]
+    pub fn jobs_since(&self, since: SystemTime, jobs_max: usize) -> Vec<Jid> {
+        let mut found = Vec::new();
+        for first in entries(&self.jobs) {
+            for directory in entries(&first) {
+                let marker = directory.join("jid");
+                let published = fs::metadata(&marker).and_then(|found| found.modified());
+                if let Ok(at) = published
+                    && at >= since
+                    && let Ok(jid) = fs::read_to_string(&marker)
+                    && let Ok(jid) = Jid::parse(jid.trim())
+                {
+                    found.push((at, jid));
+                }
+            }
+        }
+        found.sort_unstable_by_key(|(at, _)| *at);
+        let superfluous = found.len().saturating_sub(jobs_max);
+        found.drain(..superfluous);
+        found.into_iter().map(|(_, jid)| jid).collect()
+    }
+
+    /// What the cache holds of a job; `None` when it does not know it. Blocks. `each` gets every return's bytes (a msgpack
+    /// map), one after the other.
+    pub fn read_job(&self, jid: &Jid, mut each: impl FnMut(MinionId, Bytes)) -> Option<CachedJob> {
+        let directory = self.directory(jid)?;
+        let load = read_value(&directory.join(".load.p"))?;
+        let published = fs::metadata(directory.join("jid")).and_then(|found| found.modified());
+        let mut job = CachedJob {
+            load,
+            published_at: published.ok(),
+            minions: read_ids(&directory.join(".minions.p")),
+            by_site: Vec::new(),
+        };
+        for path in entries(&directory) {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let site = name
+                .strip_prefix(".minions.")
+                .and_then(|rest| rest.strip_suffix(".p"));
+            if let Some(site) = site.and_then(|site| MinionId::parse(site).ok()) {
+                job.by_site.push((site, read_ids(&path)));
+            } else if let Ok(minion) = MinionId::parse(name)
+                && let Ok(bytes) = fs::read(path.join("return.p"))
+            {
+                each(minion, bytes.into());
+            }
+        }
+        Some(job)
+    }
+
     fn directory(&self, jid: &Jid) -> Option<PathBuf> {
         let digest = hash(self.digest, jid.as_str().as_bytes()).ok()?;
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let (first, rest) = hex.split_at_checked(2)?;
         Some(self.jobs.join(first).join(rest))
     }
+}
+
+/// A job as the cache has it, without its returns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CachedJob {
+    /// The load with which it was published.
+    pub load: Value,
+    /// When.
+    pub published_at: Option<SystemTime>,
+    /// The ids that this master itself targeted.
+    pub minions: Vec<MinionId>,
+    /// The ids that each syndic's lower master targeted.
+    pub by_site: Vec<(MinionId, Vec<MinionId>)>,
+}
+
+/// What a directory holds; nothing when it cannot be read.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let listed = fs::read_dir(directory).ok();
+    let entries = listed.into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn read_value(path: &Path) -> Option<Value> {
+    let bytes = fs::read(path).ok()?;
+    msgpack::decode(&Bytes::from(bytes), Limits::CONTENT).ok()
+}
+
+fn read_ids(path: &Path) -> Vec<MinionId> {
+    let list = read_value(path);
+    let ids = list.as_ref().and_then(Value::as_array).unwrap_or_default();
+    ids.iter()
+        .filter_map(|id| MinionId::parse(id.as_str()?).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -205,5 +291,40 @@ mod tests {
         });
         let (read, _) = read.expect("the return");
         assert_eq!(read.get("return").and_then(Value::as_i64), Some(42));
+    }
+
+    #[test]
+    fn a_job_is_read_with_its_sites_and_returns() {
+        let cachedir = tempfile::tempdir().expect("a directory");
+        let cache = LocalCache::new(cachedir.path(), "sha256").expect("a digest");
+        let directory = job_directory(cachedir.path());
+        let began = SystemTime::now() - Duration::from_secs(1);
+        assert!(cache.read_job(&jid(), |_, _| ()).is_none());
+        assert!(cache.jobs_since(began, 10).is_empty());
+        std::fs::create_dir_all(directory.join("a1")).expect("created");
+        let write = |name: &str, bytes: &[u8]| {
+            std::fs::write(directory.join(name), bytes).expect("written");
+        };
+        write("jid", JID.as_bytes());
+        write(".load.p", b"\x81\xa3tgt\xa1*");
+        write(".minions.p", b"\x92\xa5site1\x01");
+        write(".minions.site1.p", b"\x92\xa2a1\xa2a2");
+        write("a1/return.p", b"\x81\xa6return\x2a");
+        write("out.p", b"nonsense");
+        let mut returned = Vec::new();
+        let job = cache.read_job(&jid(), |minion, bytes| returned.push((minion, bytes)));
+        let job = job.expect("known");
+        let ids = |ids: &[MinionId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(job.load.get_str("tgt"), Some("*"));
+        assert_eq!(ids(&job.minions), ["site1"]);
+        let [(site, minions)] = &job.by_site[..] else {
+            panic!("{job:?}");
+        };
+        assert_eq!((site.as_str(), ids(minions).len()), ("site1", 2));
+        assert_eq!(returned.len(), 1, "{returned:?}");
+        assert_eq!(cache.jobs_since(began, 10), [jid()]);
+        assert!(cache.jobs_since(began, 0).is_empty());
+        let later = SystemTime::now() + Duration::from_secs(60);
+        assert!(cache.jobs_since(later, 10).is_empty());
     }
 }

@@ -147,6 +147,19 @@ impl EventWriter {
         }
     }
 
+    /// Connects anew and finds out the framing, so that the next event need not wait for that.
+    ///
+    /// # Errors
+    /// When the master does not take events now; the next event tries again.
+    pub async fn reconnect(&self) -> Result<(), FireError> {
+        let mut state = self.state.lock().await;
+        state.connection = None;
+        let connection = self.connect(state.last).await?;
+        state.last = Some(connection.framing);
+        state.connection = Some(connection);
+        Ok(())
+    }
+
     /// Fires one event. `data` must be a map; `_stamp` is set in it when it has none.
     ///
     /// # Errors

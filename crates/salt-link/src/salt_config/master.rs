@@ -59,6 +59,10 @@ pub struct MasterConfig {
     pub master_job_cache: String,
     /// The cluster it belongs to (3007 and newer).
     pub cluster_id: Option<String>,
+    /// Where it keeps its minions' keys (3008); `localfs_key`, the files in `pki_dir`, is what older ones do.
+    pub keys_cache_driver: String,
+    /// Whether targets may mean hosts of salt-ssh, too.
+    pub enable_ssh_minions: bool,
 }
 
 /// Where the event bus is.
@@ -127,6 +131,8 @@ impl MasterConfig {
             hash_type: options.text("hash_type", "sha256").to_lowercase(),
             master_job_cache: options.text("master_job_cache", "local_cache"),
             cluster_id: options.optional_text("cluster_id"),
+            keys_cache_driver: options.text("keys.cache_driver", "localfs_key"),
+            enable_ssh_minions: options.bool("enable_ssh_minions", false),
         }
     }
 
