@@ -12,13 +12,21 @@
 //! - [`serials`]: which publications never came?
 //! - [`target`]: does a job's target match one minion id?
 //! - [`jobs`]: when and what a site answers under its own id.
+//! - [`names`], [`roster`]: which minions each site has.
+//! - [`expect`]: whom does a job mean?
+//! - [`ledger`]: how far each job got with each minion.
 
 pub mod backlog;
 pub mod clock;
+mod codec;
 pub mod entry;
+pub mod expect;
 pub mod intake;
 pub mod jobs;
 pub mod lease;
+pub mod ledger;
+pub mod names;
+pub mod roster;
 pub mod sequence;
 pub mod serials;
 pub mod target;

@@ -1,7 +1,7 @@
 //! Compound targets: Salt's word scan, then Python's `and`, `or`, `not` and parentheses over
 //! three-valued results.
 
-use super::{Match, glob, pcre, text_lists};
+use super::{Glob, List, Match, Pcre};
 
 /// Deeper nesting is not judged; Python's own parser gives up at 200.
 const DEPTH_MAX: usize = 100;
@@ -24,36 +24,82 @@ enum Invalid {
     Odd,
 }
 
-/// Whether the compound target of these words means `minion_id`.
-///
-/// `by_data` judges the words that ask for more than the id.
-pub(super) fn matches<'a>(
-    words: impl Iterator<Item = &'a str>,
-    minion_id: &str,
-    by_data: fn(char) -> Match,
-) -> Match {
-    let Some(tokens) = scan(words, minion_id, by_data) else {
-        return Match::No;
-    };
-    let mut parser = Parser {
-        tokens: &tokens,
-        at: 0,
-    };
-    match parser.or(0) {
-        Ok(result) if parser.at == tokens.len() => result,
-        Ok(_) if parser.peek() == Some(Token::Open) => Match::Unknown,
-        Ok(_) | Err(Invalid::Syntax) => Match::No,
-        Err(Invalid::Odd) => Match::Unknown,
+/// A compound target made ready.
+#[derive(Debug)]
+pub(super) struct Compound {
+    /// `None` where Salt's scan of the words says False.
+    tokens: Option<Vec<Word>>,
+}
+
+#[derive(Debug)]
+enum Word {
+    /// An operator, or a word that says the same of every id.
+    Fixed(Token),
+    Glob(Glob),
+    List(List),
+    Pcre(Pcre),
+}
+
+impl Compound {
+    /// Reads the words. `by_data` judges those that ask for more than the id.
+    pub(super) fn new<'a>(
+        words: impl Iterator<Item = &'a str>,
+        by_data: fn(char) -> Match,
+    ) -> Self {
+        Self {
+            tokens: scan(words, by_data),
+        }
+    }
+
+    /// How many words there are.
+    pub(super) fn words(&self) -> usize {
+        self.tokens.as_ref().map_or(1, Vec::len)
+    }
+
+    /// Whether the target means `minion_id`.
+    pub(super) fn matches(&self, minion_id: &str) -> Match {
+        let Some(words) = &self.tokens else {
+            return Match::No;
+        };
+        let tokens: Vec<Token> = words.iter().map(|word| word.judge(minion_id)).collect();
+        let mut parser = Parser {
+            tokens: &tokens,
+            at: 0,
+        };
+        match parser.or(0) {
+            Ok(result) if parser.at == tokens.len() => result,
+            Ok(_) if parser.peek() == Some(Token::Open) => Match::Unknown,
+            Ok(_) | Err(Invalid::Syntax) => Match::No,
+            Err(Invalid::Odd) => Match::Unknown,
+        }
     }
 }
 
-/// The words as tokens, with Salt's own corrections; `None` where Salt's scan says False.
-fn scan<'a>(
-    words: impl Iterator<Item = &'a str>,
-    minion_id: &str,
-    by_data: fn(char) -> Match,
-) -> Option<Vec<Token>> {
-    let mut tokens = Vec::new();
+impl Word {
+    /// A word that is no operator.
+    fn new(word: &str, by_data: fn(char) -> Match) -> Self {
+        match engine(word) {
+            None => Self::Glob(Glob::new(word)),
+            Some(('L', list)) => Self::List(List::of_text(list)),
+            Some(('E', pattern)) => Self::Pcre(Pcre::new(pattern)),
+            // Grains, pillar, addresses, node groups, ranges; `T@` and `M@` are known to 3008 only.
+            Some((engine, _)) => Self::Fixed(Token::Value(by_data(engine))),
+        }
+    }
+
+    fn judge(&self, minion_id: &str) -> Token {
+        match self {
+            Self::Fixed(token) => *token,
+            Self::Glob(glob) => Token::Value(glob.matches(minion_id).into()),
+            Self::List(list) => Token::Value(list.holds(minion_id).into()),
+            Self::Pcre(pcre) => Token::Value(pcre.matches(minion_id)),
+        }
+    }
+}
+
+/// The words with Salt's own corrections; `None` where Salt's scan says False.
+fn scan<'a>(words: impl Iterator<Item = &'a str>, by_data: fn(char) -> Match) -> Option<Vec<Word>> {
+    let mut scanned: Vec<Word> = Vec::new();
     for word in words {
         let token = match word {
             "and" => Token::And,
@@ -62,33 +108,27 @@ fn scan<'a>(
             "(" => Token::Open,
             ")" => Token::Close,
             other => {
-                tokens.push(Token::Value(value(other, minion_id, by_data)));
+                scanned.push(Word::new(other, by_data));
                 continue;
             }
         };
-        match (tokens.last(), token) {
+        match (scanned.last(), token) {
             (None, Token::And | Token::Or | Token::Close) => return None,
-            (Some(Token::Open), Token::And | Token::Or) => return None,
+            (Some(Word::Fixed(Token::Open)), Token::And | Token::Or) => return None,
             // `a not b` means `a and not b`.
-            (Some(last), Token::Not) if !matches!(last, Token::And | Token::Or | Token::Open) => {
-                tokens.push(Token::And);
+            (Some(last), Token::Not) if !is_before_not(last) => {
+                scanned.push(Word::Fixed(Token::And));
             }
             _ => {}
         }
-        tokens.push(token);
+        scanned.push(Word::Fixed(token));
     }
-    Some(tokens)
+    Some(scanned)
 }
 
-/// The result of one word that is no operator.
-fn value(word: &str, minion_id: &str, by_data: fn(char) -> Match) -> Match {
-    match engine(word) {
-        None => glob::matches(word, minion_id).into(),
-        Some(('L', list)) => text_lists(list, minion_id).into(),
-        Some(('E', pattern)) => pcre::matches(pattern, minion_id),
-        // Grains, pillar, addresses, node groups, ranges; `T@` and `M@` are known to 3008 only.
-        Some((engine, _)) => by_data(engine),
-    }
+/// Whether `not` may follow as it is.
+fn is_before_not(word: &Word) -> bool {
+    matches!(word, Word::Fixed(Token::And | Token::Or | Token::Open))
 }
 
 /// The prefix of a word such as `L@`, or `G:@` with a delimiter, and the pattern behind it. A

@@ -31,35 +31,72 @@ impl Piece {
     }
 }
 
-/// Whether the whole of `text` matches `pattern`. Takes at most `pattern * text` steps.
-pub(super) fn matches(pattern: &str, text: &str) -> bool {
-    let pieces = parse(&pattern.chars().collect::<Vec<_>>());
-    let text: Vec<char> = text.chars().collect();
-    let (mut piece, mut at) = (0, 0);
-    // The last star seen and how much text it has taken: the only place to come back to.
-    let mut star: Option<(usize, usize)> = None;
-    loop {
-        match (pieces.get(piece), text.get(at)) {
-            (None, None) => return true,
-            (Some(Piece::Star), _) => {
-                star = Some((piece, at));
-                piece += 1;
-                continue;
-            }
-            (Some(expected), Some(c)) if expected.takes(*c) => {
-                piece += 1;
-                at += 1;
-                continue;
-            }
-            _ => {}
+/// A pattern made ready.
+#[derive(Debug)]
+pub(super) struct Glob {
+    pieces: Vec<Piece>,
+    /// It is `*`.
+    is_all: bool,
+}
+
+impl Glob {
+    pub(super) fn new(pattern: &str) -> Self {
+        let mut pieces = parse(&pattern.chars().collect::<Vec<_>>());
+        // Several stars in a row are one.
+        pieces.dedup_by(|one, other| *one == Piece::Star && *other == Piece::Star);
+        let is_all = pieces == [Piece::Star];
+        Self { pieces, is_all }
+    }
+
+    /// What the pattern is made of: what a look at one text may cost.
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether the whole of `text` matches. Takes at most `pattern * text` steps.
+    pub(super) fn matches(&self, text: &str) -> bool {
+        if self.is_all {
+            return true;
         }
-        match star {
-            Some((star_piece, taken)) if taken < text.len() => {
-                star = Some((star_piece, taken + 1));
-                piece = star_piece + 1;
-                at = taken + 1;
+        if text.is_ascii() {
+            let bytes = text.as_bytes();
+            return self.scan(bytes.len(), |at| {
+                bytes.get(at).map(|byte| char::from(*byte))
+            });
+        }
+        let chars: Vec<char> = text.chars().collect();
+        self.scan(chars.len(), |at| chars.get(at).copied())
+    }
+
+    fn scan(&self, length: usize, text: impl Fn(usize) -> Option<char>) -> bool {
+        let (mut piece, mut at) = (0, 0);
+        // The last star seen and how much text it has taken: the only place to come back to.
+        let mut star: Option<(usize, usize)> = None;
+        loop {
+            match (self.pieces.get(piece), text(at)) {
+                (None, None) => return true,
+                (Some(Piece::Star), _) => {
+                    star = Some((piece, at));
+                    piece += 1;
+                    continue;
+                }
+                (Some(expected), Some(c)) if expected.takes(c) => {
+                    piece += 1;
+                    at += 1;
+                    continue;
+                }
+                _ => {}
             }
-            _ => return false,
+            match star {
+                // A star in last place takes all the rest.
+                Some((star_piece, _)) if star_piece + 1 == self.pieces.len() => return true,
+                Some((star_piece, taken)) if taken < length => {
+                    star = Some((star_piece, taken + 1));
+                    piece = star_piece + 1;
+                    at = taken + 1;
+                }
+                _ => return false,
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Python's `re.match` by way of the `regex` crate, for patterns that both read alike.
 
-use regex::RegexBuilder;
+use regex::{Regex, RegexBuilder};
 
 use super::Match;
 
@@ -9,19 +9,29 @@ const PATTERN_BYTES_MAX: usize = 16 * 1024;
 /// Bound of a built expression; `a{1000}{1000}` would otherwise take all memory.
 const PROGRAM_BYTES_MAX: usize = 1 << 20;
 
-/// Whether `re.match(pattern, minion_id)` finds something: anchored at the start only.
-pub(super) fn matches(pattern: &str, minion_id: &str) -> Match {
-    // `$` matches before a line end in last place, for Python only.
-    if minion_id.ends_with('\n') {
-        return Match::Unknown;
+/// A pattern made ready; nothing where Python and Rust may read it differently.
+#[derive(Debug)]
+pub(super) struct Pcre(Option<Regex>);
+
+impl Pcre {
+    pub(super) fn new(pattern: &str) -> Self {
+        let build = |translated| {
+            RegexBuilder::new(&format!(r"\A(?:{translated})"))
+                .size_limit(PROGRAM_BYTES_MAX)
+                .build()
+                .ok()
+        };
+        Self(translate(pattern).and_then(build))
     }
-    let Some(translated) = translate(pattern) else {
-        return Match::Unknown;
-    };
-    RegexBuilder::new(&format!(r"\A(?:{translated})"))
-        .size_limit(PROGRAM_BYTES_MAX)
-        .build()
-        .map_or(Match::Unknown, |regex| regex.is_match(minion_id).into())
+
+    /// Whether `re.match(pattern, minion_id)` finds something: anchored at the start only.
+    pub(super) fn matches(&self, minion_id: &str) -> Match {
+        match &self.0 {
+            // `$` matches before a line end in last place, for Python only.
+            Some(regex) if !minion_id.ends_with('\n') => regex.is_match(minion_id).into(),
+            _ => Match::Unknown,
+        }
+    }
 }
 
 /// The pattern in Rust's spelling, or `None` where the two might differ in meaning.

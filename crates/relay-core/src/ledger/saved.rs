@@ -1,0 +1,493 @@
+//! The ledger on disk: names once, rosters and jobs whole each time they change.
+//!
+//! What is taken together is written together, or not at all: a job refers to names that are there.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Ledger, LedgerConfig, State,
+    cells::Cells,
+    job::{Job, Part, Said},
+    report::JobView,
+    sites::Reach,
+};
+use crate::{
+    codec::{Reader, Writer},
+    names::{MinionIndex, Names},
+    roster::{RosterError, Rosters},
+};
+
+const VERSION: u64 = 1;
+
+/// Names in one part; some 400 KiB.
+const NAMES_STEP: usize = 20_000;
+
+/// What is not on disk yet. Write all of it in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unsaved {
+    /// Names, to be added to those of their table.
+    pub names: Vec<SavedNames>,
+    /// Rosters: each replaces that of its site.
+    pub rosters: Vec<(String, Vec<u8>)>,
+    /// Jobs: each replaces that of its jid.
+    pub jobs: Vec<SavedJob>,
+}
+
+/// Names as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedNames {
+    /// Their table.
+    pub table: u32,
+    /// The number of the first one.
+    pub first: u32,
+    /// What to keep.
+    pub bytes: Vec<u8>,
+}
+
+/// A job as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedJob {
+    /// Its id.
+    pub jid: String,
+    /// When it was published, or first heard of.
+    pub at_ms: u64,
+    /// The table that its minions' names are in: kept as long as the job.
+    pub table: u32,
+    /// Not over: needed at the next start.
+    pub is_open: bool,
+    /// What to keep.
+    pub bytes: Vec<u8>,
+}
+
+/// What the disk holds at the start: the names of the newest table and of those that open jobs refer to, part by part
+/// in their order; all rosters; the open jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Saved {
+    /// The newest table; 0 when there is none.
+    pub table: u32,
+    /// Names: the table, and what was kept.
+    pub names: Vec<(u32, Vec<u8>)>,
+    /// Rosters.
+    pub rosters: Vec<Vec<u8>>,
+    /// Open jobs.
+    pub jobs: Vec<Vec<u8>>,
+}
+
+/// Why saved bytes were not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SavedError {
+    /// They are not what was written here, or were written by another version.
+    #[error("the bytes of a job are not those of version {VERSION}")]
+    Format,
+    /// The names of its minions are not in memory: read them, and give them to [`Ledger::show_table`].
+    #[error("the names of table {table} are not in memory")]
+    Table {
+        /// The table.
+        table: u32,
+    },
+    /// Names or a roster cannot be used.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+}
+
+/// A job that was read from the disk to be shown.
+#[derive(Debug, Clone)]
+pub struct StoredJob(Job);
+
+impl Ledger {
+    /// The ledger as it was kept. What cannot be read is left out, and told. What happened since passed unheard: open
+    /// jobs are not known for certain until they have caught up.
+    #[must_use]
+    pub fn restore(config: LedgerConfig, saved: &Saved) -> (Self, Vec<SavedError>) {
+        let mut errors = Vec::new();
+        let mut tables: BTreeMap<u32, Names> = BTreeMap::new();
+        for (table, part) in &saved.names {
+            let names = tables.entry(*table);
+            let names = names.or_insert_with(|| Names::new(*table, config.rosters.ids_max));
+            errors.extend(names.add_part(part).err().map(SavedError::from));
+        }
+        let present = saved.table.max(1);
+        let names = tables
+            .remove(&present)
+            .unwrap_or_else(|| Names::new(present, 0));
+        let mut ledger = Self::over(config, Rosters::with_names(config.rosters, names));
+        ledger.note_saved();
+        for roster in &saved.rosters {
+            errors.extend(ledger.rosters.restore(roster).err().map(SavedError::from));
+        }
+        ledger.former = tables;
+        ledger.note_saved();
+        let sites: Vec<String> = ledger.rosters.sites().map(str::to_owned).collect();
+        for site in sites {
+            ledger.sites.know(&site, usize::MAX);
+        }
+        for bytes in &saved.jobs {
+            match ledger.read(bytes) {
+                Ok(StoredJob(mut job)) => {
+                    job.is_heard = false;
+                    ledger.insert(job);
+                }
+                Err(err) => errors.push(err),
+            }
+        }
+        (ledger, errors)
+    }
+
+    fn note_saved(&mut self) {
+        for names in self.former.values().chain([self.rosters.names()]) {
+            let saved = u32::try_from(names.len()).unwrap_or(u32::MAX);
+            self.saved_names.insert(names.table(), saved);
+        }
+    }
+
+    /// Whether there is something to write.
+    #[must_use]
+    pub fn has_unsaved(&self) -> bool {
+        !self.dirty.is_empty() || self.rosters.has_unsaved()
+    }
+
+    /// What is to be written: all names and rosters, and jobs up to so many bytes. It counts as written from now on; if
+    /// it cannot be, say so by [`Ledger::not_saved`]. `None`: nothing.
+    #[must_use]
+    pub fn take_unsaved(&mut self, bytes_max: usize) -> Option<Unsaved> {
+        if !self.has_unsaved() {
+            return None;
+        }
+        let mut unsaved = Unsaved {
+            rosters: self.rosters.take_unsaved(),
+            ..Unsaved::default()
+        };
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(jid) = self.dirty.pop_first()
+        {
+            let Some((job, names)) = self.parts(&jid) else {
+                continue;
+            };
+            job.cells.squeeze();
+            job.is_dirty = false;
+            let saved = to_saved(job, names);
+            bytes += saved.bytes.len();
+            unsaved.jobs.push(saved);
+            self.touched(&jid);
+        }
+        unsaved.names = self.take_names();
+        Some(unsaved)
+    }
+
+    fn take_names(&mut self) -> Vec<SavedNames> {
+        let mut parts = Vec::new();
+        for names in self.former.values().chain([self.rosters.names()]) {
+            let table = names.table();
+            let first = self.saved_names.entry(table).or_insert(0);
+            while (*first as usize) < names.len() {
+                parts.push(SavedNames {
+                    table,
+                    first: *first,
+                    bytes: names.part_to_bytes(MinionIndex(*first), NAMES_STEP),
+                });
+                let next = names.len().min(*first as usize + NAMES_STEP);
+                *first = u32::try_from(next).unwrap_or(u32::MAX);
+            }
+        }
+        parts
+    }
+
+    /// What was taken is not on disk after all: it is taken again, as it is then.
+    pub fn not_saved(&mut self, unsaved: &Unsaved) {
+        for names in &unsaved.names {
+            if let Some(saved) = self.saved_names.get_mut(&names.table) {
+                *saved = names.first.min(*saved);
+            }
+        }
+        for (site, _) in &unsaved.rosters {
+            self.rosters.not_saved(site);
+        }
+        for saved in &unsaved.jobs {
+            if let Some(job) = self.jobs.get_mut(saved.jid.as_str()) {
+                job.is_dirty = true;
+            }
+            self.touched(&saved.jid);
+        }
+    }
+
+    /// What the disk knows of the job that [`Action::Load`] asked for; `None` when it does not know it. What was heard
+    /// meanwhile is added to it.
+    ///
+    /// # Errors
+    /// When its names have to be read first, or the bytes are none. In the second case it stays as it is.
+    pub fn loaded(&mut self, jid: &str, bytes: Option<&[u8]>) -> Result<(), SavedError> {
+        if !self.jobs.get(jid).is_some_and(|job| job.is_loading) {
+            return Ok(());
+        }
+        let stored = match bytes.map(|bytes| self.read(bytes)) {
+            Some(Err(err @ SavedError::Table { .. })) => return Err(err),
+            Some(Err(err)) => {
+                self.load_ended(jid);
+                return Err(err);
+            }
+            Some(Ok(StoredJob(stored))) if *stored.jid == *jid => stored,
+            Some(Ok(_)) | None => {
+                self.load_ended(jid);
+                return Ok(());
+            }
+        };
+        if let Some(fresh) = self.remove(jid) {
+            self.merge(stored, fresh);
+        }
+        Ok(())
+    }
+
+    fn load_ended(&mut self, jid: &str) {
+        if let Some(job) = self.jobs.get_mut(jid) {
+            job.is_loading = false;
+        }
+        self.touched(jid);
+    }
+
+    /// Adds what was heard of a job to what the disk knows of it.
+    fn merge(&mut self, mut stored: Job, fresh: Job) {
+        let Some(from) = self.names(fresh.table).cloned() else {
+            return;
+        };
+        let jid = stored.jid.clone();
+        if fresh.is_published {
+            stored.fun = fresh.fun.clone();
+            stored.user = fresh.user.clone();
+            stored.tgt = fresh.tgt.clone();
+            stored.tgt_type = fresh.tgt_type.clone();
+            stored.target = fresh.target.clone();
+            stored.is_published = true;
+        }
+        stored.at_ms = stored.at_ms.min(fresh.at_ms);
+        stored.ttl_ms = stored.ttl_ms.max(fresh.ttl_ms);
+        stored.last_return_ms = stored.last_return_ms.max(fresh.last_return_ms);
+        stored.is_dirty = true;
+        self.insert(stored);
+        if let Some((job, names)) = self.parts(&jid) {
+            for (index, cell) in fresh.cells.iter() {
+                let site = from.site(index).map_or("", |site| from.site_name(site));
+                let number = names.number_site(site);
+                if let Some(own) = from.name(index).and_then(|name| names.intern(number, name)) {
+                    job.place(names, own, cell);
+                }
+            }
+            for part in &fresh.parts {
+                let number = names.number_site(from.site_name(part.site));
+                job.part_mut(number).add(part);
+            }
+        }
+        if fresh.is_published && fresh.state == State::Open {
+            self.prolong(&jid, fresh.at_ms);
+        }
+        self.touched(&jid);
+    }
+
+    /// Reads a job from the disk, to show it by [`Ledger::view`].
+    ///
+    /// # Errors
+    /// When its names have to be read first, or the bytes are none.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<StoredJob, SavedError> {
+        let table = table(bytes).ok_or(SavedError::Format)?;
+        let names = super::fold::table_of(&mut self.rosters, &mut self.former, table);
+        let names = names.ok_or(SavedError::Table { table })?;
+        let job = read(bytes, names).ok_or(SavedError::Format)?;
+        Ok(StoredJob(job))
+    }
+
+    /// A job that was read; `None` when its table of names has been let go since.
+    #[must_use]
+    pub fn view<'a>(&'a self, stored: &'a StoredJob) -> Option<JobView<'a>> {
+        self.view_of(&stored.0)
+    }
+
+    /// Takes the names of an old table, to show jobs that refer to it. The one taken before is let go.
+    pub fn show_table(&mut self, names: Names) {
+        let table = names.table();
+        self.shown_table = Some(table);
+        if self.names(table).is_none() {
+            let saved = u32::try_from(names.len()).unwrap_or(u32::MAX);
+            self.saved_names.insert(table, saved);
+            self.former.insert(table, names);
+        }
+    }
+}
+
+impl Part {
+    /// Adds what was heard of it elsewhere.
+    fn add(&mut self, other: &Self) {
+        self.published = self.published.max(other.published);
+        self.acks = self.acks.max(other.acks);
+        self.ask |= other.ask;
+        if self
+            .said
+            .is_none_or(|said| other.said.is_some_and(|other| other > said))
+        {
+            self.said = other.said;
+            self.reason.clone_from(&other.reason);
+        }
+        self.acked_ms = self.acked_ms.max(other.acked_ms);
+        if other.acks > 0 && self.at_close == Reach::Down {
+            self.at_close = Reach::Up;
+        }
+    }
+}
+
+fn to_saved(job: &Job, names: &Names) -> SavedJob {
+    let mut writer = Writer::default();
+    writer
+        .number(VERSION)
+        .number(job.table.into())
+        .text(&job.jid);
+    writer
+        .text(&job.fun)
+        .text(&job.user)
+        .text(&job.tgt)
+        .text(&job.tgt_type);
+    for number in [
+        job.at_ms,
+        job.ttl_ms,
+        job.deadline_ms,
+        job.last_return_ms,
+        job.ended_ms,
+    ] {
+        writer.number(number);
+    }
+    writer
+        .number(of_state(job.state))
+        .number(job.told.map_or(0, |told| of_state(told) + 1));
+    writer
+        .number(job.is_published.into())
+        .number(job.is_heard.into());
+    writer.number(job.parts.len() as u64);
+    for part in &job.parts {
+        writer.text(names.site_name(part.site));
+        writer
+            .number(part.published.into())
+            .number(part.acks.into())
+            .number(part.ask.into());
+        writer
+            .number(part.said.map_or(0, of_said))
+            .number(part.acked_ms);
+        writer.number(of_reach(part.at_close)).text(&part.reason);
+    }
+    job.cells.write(&mut writer);
+    SavedJob {
+        jid: job.jid.to_string(),
+        at_ms: job.at_ms,
+        table: job.table,
+        is_open: job.state == State::Open,
+        bytes: writer.finish(),
+    }
+}
+
+fn table(bytes: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(bytes);
+    (reader.number()? == VERSION).then_some(())?;
+    reader.small()
+}
+
+fn read(bytes: &[u8], names: &mut Names) -> Option<Job> {
+    let mut reader = Reader::new(bytes);
+    (reader.number()? == VERSION).then_some(())?;
+    let table = reader.small()?;
+    let mut job = Job::new(reader.text()?, table, 0);
+    job.fun = reader.text()?.into();
+    job.user = reader.text()?.into();
+    job.tgt = reader.text()?.into();
+    job.tgt_type = reader.text()?.into();
+    job.at_ms = reader.number()?;
+    job.ttl_ms = reader.number()?;
+    job.deadline_ms = reader.number()?;
+    job.last_return_ms = reader.number()?;
+    job.ended_ms = reader.number()?;
+    job.state = state(reader.number()?)?;
+    job.told = match reader.number()?.checked_sub(1) {
+        Some(told) => Some(state(told)?),
+        None => None,
+    };
+    job.is_published = reader.number()? != 0;
+    job.is_heard = reader.number()? != 0;
+    let mut parts = Vec::new();
+    for _ in 0..reader.number()? {
+        parts.push(read_part(&mut reader)?);
+    }
+    let cells = Cells::read(&mut reader)?;
+    let is_whole = reader.is_empty() && cells.iter().all(|(index, _)| index.at() < names.len());
+    is_whole.then_some(())?;
+    for (index, cell) in cells.iter() {
+        job.set(index, cell);
+    }
+    for (site, part) in parts {
+        let site = names.number_site(site);
+        *job.part_mut(site) = Part { site, ..part };
+    }
+    job.cells.squeeze();
+    job.is_dirty = false;
+    Some(job)
+}
+
+fn read_part<'a>(reader: &mut Reader<'a>) -> Option<(&'a str, Part)> {
+    let site = reader.text()?;
+    let part = Part {
+        published: reader.small()?,
+        acks: reader.small()?,
+        ask: reader.number()? != 0,
+        said: said(reader.number()?)?,
+        acked_ms: reader.number()?,
+        at_close: reach(reader.number()?)?,
+        reason: reader.text()?.into(),
+        ..Part::default()
+    };
+    Some((site, part))
+}
+
+const STATES: [State; 4] = [
+    State::Open,
+    State::Complete,
+    State::Incomplete,
+    State::Expired,
+];
+
+fn of_state(state: State) -> u64 {
+    STATES.iter().position(|known| *known == state).unwrap_or(0) as u64
+}
+
+fn state(number: u64) -> Option<State> {
+    STATES.get(usize::try_from(number).ok()?).copied()
+}
+
+const SAID: [Said; 5] = [
+    Said::Duplicate,
+    Said::NoMatch,
+    Said::Unusable,
+    Said::Refused,
+    Said::Expired,
+];
+
+fn of_said(said: Said) -> u64 {
+    SAID.iter()
+        .position(|known| *known == said)
+        .map_or(0, |at| at as u64 + 1)
+}
+
+/// `Some(None)`: it said nothing.
+fn said(number: u64) -> Option<Option<Said>> {
+    match number.checked_sub(1) {
+        None => Some(None),
+        Some(at) => SAID.get(usize::try_from(at).ok()?).copied().map(Some),
+    }
+}
+
+const REACHES: [Reach; 3] = [Reach::Unknown, Reach::Up, Reach::Down];
+
+fn of_reach(reach: Reach) -> u64 {
+    REACHES
+        .iter()
+        .position(|known| *known == reach)
+        .unwrap_or(0) as u64
+}
+
+fn reach(number: u64) -> Option<Reach> {
+    REACHES.get(usize::try_from(number).ok()?).copied()
+}
