@@ -200,7 +200,8 @@ fn roster(args: &Args, scope: &Scope) -> anyhow::Result<BTreeMap<String, String>
     let client = settings::client(args)?;
     let answer = commands::roster::ask(&client, scope.site.as_deref())?;
     let mut ids = BTreeMap::new();
-    for site in answer.list("sites") {
+    let sites = answer.list("sites").iter();
+    for site in sites.filter(|site| scope.takes(site.text("id"))) {
         for minion in site.list("minions") {
             let id = minion.text("id").to_owned();
             ids.entry(id).or_insert_with(|| site.text("id").to_owned());

@@ -1,8 +1,6 @@
 //! What the command prints and how it ends, against a bridge of answers from files.
 
-mod common;
-
-use common::{Answers, Bridge, data, run};
+use crate::common::{Answers, Bridge, data, run};
 use serde_json::Value;
 
 const OPEN: &str = "20261121174030110001";

@@ -1,0 +1,5 @@
+//! The command as a program: its questions, and its placeholder keys on real Salt.
+
+mod common;
+mod placeholders;
+mod questions;
