@@ -1,11 +1,11 @@
-//! What the daemons keep on disk: the shim's spool and job records, the bridge's journal.
+//! What the daemons keep on disk: the shim's spool and job records, the bridge's journal and ledger.
 //!
 //! ```text
-//! Spool, Jobs, Journal ──command──► worker thread ──one transaction for all that wait──► SQLite (WAL)
-//!        ▲                               │
-//!        └────── answer after the commit ┘
+//! Spool, Jobs, Journal, Ledger ──command──► worker thread ──one transaction for all that wait──► SQLite (WAL)
+//!        ▲                                       │
+//!        └────────── answer after the commit ────┘
 //! ```
-//! Each store is one file with one thread of its own; handles are cheap to clone. All three keep the same plain table of
+//! Each store is one file with one thread of its own; handles are cheap to clone. All keep the same plain table of
 //! records, each with a checksum, so that opening and salvaging are the same for all.
 //!
 //! - An answered write survives the end of the process, also by kill -9. After a power cut the newest writes may be
@@ -21,6 +21,7 @@ mod error;
 mod jobs;
 mod journal;
 mod key;
+mod ledger;
 mod pages;
 mod salvage;
 mod spool;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 pub use error::StoreError;
 pub use jobs::{Begin, Done, Jobs, JobsConfig, JobsState, OpenJob, PartKey, PartState};
 pub use journal::{FrameIndex, Journal, JournalFrame, JournalOpened, JournalState};
+pub use ledger::{Ledger, LedgerBatch, LedgerConfig, LedgerJob, LedgerNames, LedgerState};
 pub use spool::{
     Appended, Class, ClassState, NewRecord, Record, Shed, ShedReason, Spool, SpoolConfig,
     SpoolState,
