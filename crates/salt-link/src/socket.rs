@@ -168,9 +168,12 @@ impl SocketOptions {
         socket.set_connect_timeout(millis(self.connect_timeout))?;
         socket.set_heartbeat_ivl(millis(self.heartbeat_interval))?;
         socket.set_heartbeat_timeout(millis(self.heartbeat_timeout))?;
-        // The peer is asked to give us up when it hears nothing for the same time.
-        let ttl = self.heartbeat_interval + self.heartbeat_timeout;
-        socket.set_heartbeat_ttl(millis(ttl).min(6_553_500))?;
+        if kind == zmq::SUB {
+            // A publisher is asked to give us up when it hears nothing for the same time. A request port is not: a master that
+            // was stopped would look at its timers first and close the connection with our request in it, unread.
+            let ttl = self.heartbeat_interval + self.heartbeat_timeout;
+            socket.set_heartbeat_ttl(millis(ttl).min(6_553_500))?;
+        }
         socket.set_reconnect_ivl(millis(self.reconnect_min))?;
         socket.set_reconnect_ivl_max(millis(self.reconnect_max))?;
         socket.set_rcvhwm(i32::from(self.high_water_mark))?;

@@ -43,6 +43,23 @@ fn endpoint(port: u16) -> Endpoint {
     Endpoint::tcp("127.0.0.1", port).unwrap()
 }
 
+/// The ZMTP 3.1 handshake of a peer of this type, with mechanism NULL.
+fn shake_hands(stream: &mut std::net::TcpStream, socket_type: &str) {
+    use std::io::{Read, Write};
+    let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 1];
+    greeting.extend(b"NULL");
+    greeting.resize(64, 0);
+    stream.write_all(&greeting).unwrap();
+    let mut theirs = [0; 64];
+    stream.read_exact(&mut theirs).unwrap();
+    let mut ready = b"\x05READY\x0bSocket-Type\x00\x00\x00".to_vec();
+    ready.push(u8::try_from(socket_type.len()).unwrap());
+    ready.extend(socket_type.as_bytes());
+    let mut command = vec![0x04, u8::try_from(ready.len()).unwrap()];
+    command.extend(ready);
+    stream.write_all(&command).unwrap();
+}
+
 async fn next(receiver: &mut Receiver<SubscriberEvent>) -> SubscriberEvent {
     let event = tokio::time::timeout(PATIENCE, receiver.recv()).await;
     event
@@ -214,24 +231,14 @@ mod subscriber {
     /// The peer's process is alive for the kernel, but answers nothing: a stopped master.
     #[tokio::test]
     async fn a_master_that_falls_silent_is_noticed_by_heartbeat() {
-        use std::io::{Read, Write};
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = SubscriberConfig::new(endpoint(listener.local_addr().unwrap().port()));
         config.options.heartbeat_interval = Duration::from_millis(100);
         config.options.heartbeat_timeout = Duration::from_millis(300);
         let (_handle, mut receiver) = Subscriber::spawn(config).unwrap();
         let silent = std::thread::spawn(move || {
-            // A ZMTP 3.1 greeting with mechanism NULL, then READY as a PUB; after that nothing.
             let (mut stream, _) = listener.accept().unwrap();
-            let mut greeting = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 1];
-            greeting.extend(b"NULL");
-            greeting.resize(64, 0);
-            stream.write_all(&greeting).unwrap();
-            let mut theirs = [0; 64];
-            stream.read_exact(&mut theirs).unwrap();
-            stream
-                .write_all(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03PUB")
-                .unwrap();
+            shake_hands(&mut stream, "PUB");
             stream
         });
         assert_eq!(next(&mut receiver).await, SubscriberEvent::Connected);
@@ -296,6 +303,38 @@ mod requester {
 
     fn pool(port: u16) -> RequestPool {
         RequestPool::spawn(RequestPoolConfig::new(endpoint(port))).unwrap()
+    }
+
+    /// A master that was stopped looks at its timers before its sockets when it goes on: one that was told to give us up would close the
+    /// connection and never read the request that waits in it.
+    #[tokio::test]
+    async fn a_master_is_not_asked_to_give_up_a_connection_with_requests() {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = RequestPoolConfig::new(endpoint(listener.local_addr().unwrap().port()));
+        config.options.heartbeat_interval = Duration::from_millis(100);
+        let pool = RequestPool::spawn(config).unwrap();
+        let asked = pool.request(Bytes::from_static(b"anything"), PATIENCE);
+        let pinged = tokio::task::spawn_blocking(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            shake_hands(&mut stream, "ROUTER");
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (mut seen, mut byte) = (Vec::new(), [0]);
+            // `PING`, behind it the time to live in tenths of a second.
+            loop {
+                stream.read_exact(&mut byte).unwrap();
+                seen.extend(byte);
+                if let [before @ .., high, low] = seen.as_slice()
+                    && before.ends_with(b"\x04PING")
+                {
+                    return u16::from_be_bytes([*high, *low]);
+                }
+            }
+        });
+        tokio::select! {
+            ttl = pinged => assert_eq!(ttl.unwrap(), 0),
+            reply = asked => panic!("nobody replies: {reply:?}"),
+        }
     }
 
     #[tokio::test]
