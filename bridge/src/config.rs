@@ -1,16 +1,17 @@
 //! The bridge's configuration: the file as written, and what it means.
 
 use std::{
-    net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use daemon_kit::{config::Section, http};
+use daemon_kit::{config::Section, http::HttpConfig};
 use redis_link::{ManagedRedisConfig, Persistence, RedisConfig, RelayKeys, SiteName};
 use relay_core::backlog::BacklogConfig;
 use salt_link::salt_config::MasterConfig;
+
+use crate::ledger::{Arguments, AuditBounds};
 
 /// Keys that only a master-shim reads; the two daemons may share a file.
 const OTHERS_KEYS: &[&str] = &["answer_as_site", "minion_config", "spool"];
@@ -36,6 +37,19 @@ const JOURNAL_BYTES: RangeInclusive<u64> = (16 << 20)..=(1 << 40);
 /// Some 30 bytes of memory for each.
 const JOURNAL_ENTRIES: RangeInclusive<u64> = 1_000..=10_000_000;
 
+/// From a MoM of a few minions up to what a disk may have.
+const LEDGER_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
+
+/// A week: from one Monday's question to the next.
+const LEDGER_KEEP_FOR: Duration = Duration::from_secs(7 * 86_400);
+
+/// An hour is longer than any job stays open; ten years is for ever.
+const LEDGER_KEEP_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(3_600)..=Duration::from_secs(3_650 * 86_400);
+
+/// A file holds some hundred lines at least.
+const AUDIT_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
+
 /// The bridge's configuration, checked.
 #[derive(Debug)]
 pub struct Config {
@@ -55,8 +69,49 @@ pub struct Config {
     pub(crate) journal: BacklogConfig,
     /// Where the bridge keeps its files.
     pub(crate) state_dir: PathBuf,
-    /// Where metrics and health are served.
-    pub(crate) listen: SocketAddr,
+    /// Where metrics, health, the page and the interface of the ledger are served, and to whom.
+    pub(crate) http: HttpConfig,
+    /// The name of the relay, as written.
+    pub(crate) relay: String,
+    /// When a publication is too old for the sites, as far as this file tells.
+    pub(crate) job_ttl: Duration,
+    /// Whether the ledger is kept, and how much of it.
+    pub(crate) ledger: LedgerConfig,
+    /// Whether and how the audit is written.
+    pub(crate) audit: Option<AuditConfig>,
+}
+
+/// The section `ledger`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LedgerConfig {
+    /// Whether it is kept.
+    pub(crate) enabled: Enabled,
+    /// Most jobs on disk.
+    pub(crate) jobs_max: u64,
+    /// Most bytes on disk.
+    pub(crate) bytes_max: u64,
+    /// How long a job is kept.
+    pub(crate) keep_for: Duration,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Enabled {
+    /// If it can be.
+    Auto,
+    /// It has to be: what is in the way is an error.
+    Yes,
+    /// No.
+    No,
+}
+
+/// The section `audit`, when it is enabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AuditConfig {
+    /// What it tells of a job's arguments.
+    pub(crate) arguments: Arguments,
+    /// When its files are rotated.
+    pub(crate) bounds: AuditBounds,
 }
 
 /// Which Redis serves the relay.
@@ -75,8 +130,8 @@ impl Config {
         let state_dir = root.path_or("state_dir", "/var/lib/saltway");
         let mom_file = root.path_or("salt_config", "/etc/salt/master");
         let mom = MasterConfig::load(&mom_file).map_err(|mistakes| root.add(mistakes.into_list()));
-        let keys = root.string("mom");
-        let keys = RelayKeys::new(&keys).map_err(|err| root.mistake("mom", err.to_string(), NAME));
+        let relay = root.string("mom");
+        let keys = RelayKeys::new(&relay).map_err(|err| root.mistake("mom", err.to_string(), NAME));
         let bridge = root
             .optional_string("bridge")
             .unwrap_or_else(|| DEFAULT_BRIDGE.to_owned());
@@ -85,8 +140,11 @@ impl Config {
         let redis = read_redis(&root.section("redis"), &state_dir);
         let publications_max = root.u64("publications_max", 100_000, 1..=100_000_000);
         let mom_requests = root.u64("mom_requests", 16, 1..=256);
-        let journal = read_journal(root)?;
-        let listen = http::read_listen(root);
+        let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
+        let journal = read_journal(root, job_ttl)?;
+        let http = HttpConfig::read(root);
+        let ledger = read_ledger(&root.section("ledger"));
+        let audit = read_audit(&root.section("audit"));
         Some(Self {
             keys: keys.ok()?,
             bridge: bridge.ok()?,
@@ -96,14 +154,47 @@ impl Config {
             mom_requests: usize::try_from(mom_requests).ok()?,
             journal,
             state_dir,
-            listen,
+            http,
+            relay,
+            job_ttl,
+            ledger,
+            audit,
         })
     }
 }
 
-fn read_journal(root: &Section<'_>) -> Option<BacklogConfig> {
+fn read_ledger(section: &Section<'_>) -> LedgerConfig {
+    let choices = [
+        ("auto", Enabled::Auto),
+        ("true", Enabled::Yes),
+        ("false", Enabled::No),
+    ];
+    LedgerConfig {
+        enabled: section.enumeration("enabled", Enabled::Auto, &choices),
+        jobs_max: section.u64("max_jobs", 100_000, 100..=10_000_000),
+        bytes_max: section.bytes("max_bytes", 512 << 20, LEDGER_BYTES),
+        keep_for: section.duration_in("keep_for", LEDGER_KEEP_FOR, LEDGER_KEEP_RANGE),
+    }
+}
+
+fn read_audit(section: &Section<'_>) -> Option<AuditConfig> {
+    let choices = [
+        ("on", Arguments::Whole),
+        ("off", Arguments::Left),
+        ("redacted", Arguments::Redacted),
+    ];
+    let config = AuditConfig {
+        arguments: section.enumeration("arguments", Arguments::Whole, &choices),
+        bounds: AuditBounds {
+            bytes_max: section.bytes("max_bytes", 64 << 20, AUDIT_BYTES),
+            files_max: section.u64("files", 10, 1..=1_000),
+        },
+    };
+    section.bool("enabled", true).then_some(config)
+}
+
+fn read_journal(root: &Section<'_>, job_ttl: Duration) -> Option<BacklogConfig> {
     let section = root.section("journal");
-    let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
     let age_max = job_ttl.max(JOURNAL_AGE_MIN);
     let entries_max = section.u64("max_entries", 500_000, JOURNAL_ENTRIES);
     Some(BacklogConfig {

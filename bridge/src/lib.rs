@@ -7,6 +7,7 @@
 //!            │                  beats ─────────► Appender ────────────────┼─► Redis: heart-beats
 //! MoM 4506 ◄─┼── request pool ◄── requests ◄──── RequestsConsumer ◄───────┼── Redis: requests
 //!            │        └─────────────────────────► Replier ────────────────┼─► Redis: replies
+//! MoM's bus ◄┼─► ledger ◄──────── LeaseWatch ◄────────────────────────────┼── Redis: the sites' leases
 //!            └────────────────────────────────────────────────────────────┘
 //! ```
 //! It holds no Salt key and opens neither publications nor requests. [`run`] builds every task and wires every channel.
@@ -14,11 +15,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use daemon_kit::{
-    CancellationToken, Context, Tasks,
-    http::{self, HttpServer},
-    state_dir::StateDir,
-};
+use daemon_kit::{CancellationToken, Context, Tasks, http::HttpServer, state_dir::StateDir};
 use redis_link::{
     Appender, AppenderConfig, ManagedRedis, Purpose, Redis, RedisConfig, RequestsConfig,
     RequestsConsumer, Role,
@@ -38,6 +35,7 @@ pub use config::Config;
 mod beats;
 mod config;
 mod intake;
+mod ledger;
 mod publications;
 mod requests;
 mod telemetry;
@@ -83,15 +81,19 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let _lock = state_dir.lock("bridge")?;
     // Fails until every other condition is known: before that nothing would speak against being ready.
     let started = readiness.condition("started");
-    let http = HttpServer::bind(
-        config.listen,
+    let telemetry = Telemetry::new(&metrics);
+    let ledger = ledger::Plan::new(&config, &telemetry)?;
+    let http = HttpServer::bind_guarded(
+        &config.http,
         metrics.clone(),
         readiness.clone(),
         shutdown.clone(),
-        http::axum::Router::new(),
+        ledger.pages(),
     )
     .await?;
-    let telemetry = Telemetry::new(&metrics);
+    if !config.http.serves_pages() {
+        telemetry.ledger().pages_off();
+    }
     let mut tasks = Tasks::new(shutdown);
     tasks.spawn("http", http.serve(tasks.shutdown().clone()));
 
@@ -99,6 +101,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let redis = start_redis(&config, &mut tasks, &telemetry, redis_stop.clone()).await?;
     // Our own Redis is stopped when the last task that needs it has ended.
     let needs_redis = Arc::new(redis_stop.drop_guard());
+    ledger
+        .start(&config, &state_dir, &redis, &mut tasks, &telemetry)
+        .await?;
     let publish_port = subscribe(&config)?;
     let request_port = request_pool(&config)?;
 

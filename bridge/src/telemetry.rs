@@ -1,5 +1,7 @@
 //! What the bridge counts and logs: one method per thing that happens.
 
+mod ledger;
+
 use std::{sync::Arc, time::Duration};
 
 use daemon_kit::{
@@ -13,6 +15,8 @@ use daemon_kit::{
 use redis_link::{Appended, RedisError, ServerInfo};
 use store::{SetAside, StoreError};
 use tracing::{debug, error, info, warn};
+
+pub(crate) use ledger::LedgerTelemetry;
 
 /// Warnings about hostile or broken input: at most these many a minute, the rest is counted.
 const WARNINGS_PER_MINUTE: u32 = 30;
@@ -40,11 +44,12 @@ struct Counters {
     queue_bytes: IntGaugeVec,
     stalls: IntCounter,
     input_warnings: SharedThrottle,
+    ledger: LedgerTelemetry,
 }
 
 /// The hops of a publication that the bridge sees.
 const HOPS: &[&str] = &["mom", "redis"];
-const QUEUES: &[&str] = &["publications", "journal", "unappended", "requests"];
+const QUEUES: &[&str] = &["publications", "journal", "unappended", "requests", "bus"];
 /// The words of [`salt_wire::gate::Refusal`].
 const REFUSALS: &[&str] = &[
     "msgpack",
@@ -71,6 +76,7 @@ const PURPOSES: &[&str] = &[
     "read",
     "requests",
     "replies",
+    "lease",
     "check",
 ];
 const OUTCOMES: &[&str] = &["answered", "refused", "timed_out", "malformed"];
@@ -78,7 +84,18 @@ const OUTCOMES: &[&str] = &["answered", "refused", "timed_out", "malformed"];
 impl Telemetry {
     /// Registers every metric; series stand at 0 from then on.
     pub(crate) fn new(metrics: &Metrics) -> Self {
+        let heartbeat = metrics.float_gauges(
+            "saltway_heartbeat_timestamp_seconds",
+            "Unix time at which a hop was last seen alive: Redis took our heart-beat, the MoM's bus had an event, a site's status came",
+            &[("hop", &["mom", "redis", "site"])],
+        );
+        let lost = metrics.counters(
+            "saltway_publications_lost_total",
+            "Publications lost before a hop, by our own count or a site's; site is empty where a loss concerns every site",
+            &[("hop", HOPS), ("site", &[""])],
+        );
         Self(Arc::new(Counters {
+            ledger: LedgerTelemetry::new(metrics, heartbeat.clone(), lost.clone()),
             publications: metrics.counters(
                 "saltway_publications_total",
                 "Publications that reached a hop: received from the MoM, appended to Redis",
@@ -111,11 +128,7 @@ impl Telemetry {
                 "Operations on Redis that failed, by reason",
                 &[("reason", redis_link::REASONS)],
             ),
-            lost: metrics.counters(
-                "saltway_publications_lost_total",
-                "Publications lost before a hop; site is empty where a loss concerns every site",
-                &[("hop", HOPS), ("site", &[""])],
-            ),
+            lost,
             publication_latency: metrics.histogram(
                 "saltway_publication_latency_seconds",
                 "From the MoM's socket until Redis had the publication",
@@ -136,11 +149,7 @@ impl Telemetry {
                 "From handing a request to the MoM until its reply",
                 LATENCY_SECONDS,
             ),
-            heartbeat: metrics.float_gauges(
-                "saltway_heartbeat_timestamp_seconds",
-                "Unix time of the last heart-beat that Redis took from this bridge",
-                &[("hop", &["redis"])],
-            ),
+            heartbeat,
             redis_reconnects: metrics.counters(
                 "saltway_redis_reconnects_total",
                 "Connections to Redis that were lost and made again",
@@ -162,6 +171,11 @@ impl Telemetry {
             ),
             input_warnings: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
         }))
+    }
+
+    /// What concerns the ledger.
+    pub(crate) fn ledger(&self) -> LedgerTelemetry {
+        self.0.ledger.clone()
     }
 
     pub(crate) fn mom_connected(&self) {

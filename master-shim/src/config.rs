@@ -10,7 +10,14 @@ use salt_wire::ids::MinionId;
 use store::SpoolConfig;
 
 /// Keys that only a bridge reads; the two daemons may share a file.
-const OTHERS_KEYS: &[&str] = &["bridge", "publications_max", "mom_requests", "journal"];
+const OTHERS_KEYS: &[&str] = &[
+    "bridge",
+    "publications_max",
+    "mom_requests",
+    "journal",
+    "ledger",
+    "audit",
+];
 
 /// Keys of the section `redis` that only count for a server of the bridge's own.
 const MANAGED_REDIS_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];

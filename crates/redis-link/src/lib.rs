@@ -26,6 +26,7 @@ mod info;
 mod keys;
 mod lane;
 mod lease;
+mod lease_watch;
 mod listener;
 mod read;
 mod requests;
@@ -46,6 +47,7 @@ pub use connection::{Purpose, ReconnectHook, Redis};
 pub use error::{Cause, REASONS, RedisError};
 pub use keys::{InvalidName, RelayKeys, SiteName};
 pub use lease::{LeaseAnswer, SiteLease};
+pub use lease_watch::LeaseWatch;
 pub use read::{PageRead, StreamReader};
 pub use requests::{
     Outcome, Replier, ReplyEvent, Request, RequestEvent, RequestId, RequestsClient, RequestsConfig,

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Server, keys, site};
-use redis_link::{LeaseAnswer, RedisError, SiteLease};
+use redis_link::{LeaseAnswer, LeaseWatch, RedisError, SiteLease};
 use relay_core::EntryId;
 use tokio::time::sleep;
 
@@ -199,4 +199,25 @@ async fn missing_rights_are_told_all_at_once() {
     // It goes on by itself when that is mended.
     server.admin(&[b"ACL", b"SETUSER", b"saltway-site", b"+hset", b"+pexpire"]);
     assert!(ask(&lease(&server, "one"), 0).await.granted);
+}
+
+#[tokio::test]
+async fn a_bridge_sees_whose_lease_is_renewed() {
+    let mut server = Server::start();
+    let watch = LeaseWatch::new(&server.redis("bridge"), &keys());
+    let sites = [site(SITE), site("dc2")];
+    assert_eq!(watch.look(&sites).await.expect("seen"), [false, false]);
+    let short = lease(&server, "one").lasting(400);
+    let granted = ask(&short, 0).await;
+    assert!(granted.granted);
+    assert_eq!(watch.look(&sites).await.expect("seen"), [true, false]);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(watch.look(&sites).await.expect("seen"), [false, false]);
+    assert!(watch.look(&[]).await.expect("seen").is_empty());
+    server.kill();
+    watch.look(&sites).await.unwrap_err();
+    watch
+        .look(&[])
+        .await
+        .expect_err("without sites Redis is asked, too");
 }

@@ -161,8 +161,12 @@ impl LocalCache {
     }
 
     /// What the cache holds of a job; `None` when it does not know it. Blocks. `each` gets every return's bytes (a msgpack
-    /// map), one after the other.
-    pub fn read_job(&self, jid: &Jid, mut each: impl FnMut(MinionId, Bytes)) -> Option<CachedJob> {
+    /// map) and when they were written, one after the other.
+    pub fn read_job(
+        &self,
+        jid: &Jid,
+        mut each: impl FnMut(MinionId, Bytes, Option<SystemTime>),
+    ) -> Option<CachedJob> {
         let directory = self.directory(jid)?;
         let load = read_value(&directory.join(".load.p"))?;
         let published = fs::metadata(directory.join("jid")).and_then(|found| found.modified());
@@ -182,9 +186,11 @@ impl LocalCache {
             if let Some(site) = site.and_then(|site| MinionId::parse(site).ok()) {
                 job.by_site.push((site, read_ids(&path)));
             } else if let Ok(minion) = MinionId::parse(name)
-                && let Ok(bytes) = fs::read(path.join("return.p"))
+                && let file = path.join("return.p")
+                && let Ok(bytes) = fs::read(&file)
             {
-                each(minion, bytes.into());
+                let written = fs::metadata(&file).and_then(|found| found.modified());
+                each(minion, bytes.into(), written.ok());
             }
         }
         Some(job)
@@ -299,7 +305,7 @@ mod tests {
         let cache = LocalCache::new(cachedir.path(), "sha256").expect("a digest");
         let directory = job_directory(cachedir.path());
         let began = SystemTime::now() - Duration::from_secs(1);
-        assert!(cache.read_job(&jid(), |_, _| ()).is_none());
+        assert!(cache.read_job(&jid(), |_, _, _| ()).is_none());
         assert!(cache.jobs_since(began, 10).is_empty());
         std::fs::create_dir_all(directory.join("a1")).expect("created");
         let write = |name: &str, bytes: &[u8]| {
@@ -312,7 +318,7 @@ mod tests {
         write("a1/return.p", b"\x81\xa6return\x2a");
         write("out.p", b"nonsense");
         let mut returned = Vec::new();
-        let job = cache.read_job(&jid(), |minion, bytes| returned.push((minion, bytes)));
+        let job = cache.read_job(&jid(), |minion, bytes, _| returned.push((minion, bytes)));
         let job = job.expect("known");
         let ids = |ids: &[MinionId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(job.load.get_str("tgt"), Some("*"));
