@@ -15,39 +15,35 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon_kit::{CancellationToken, steady_millis};
-use relay_core::{
-    entry::{EntryId, Publication as Entry},
-    intake::{self, AtMaster, Remembered, Verdict},
-    target::{self, Match, Target},
-};
+use relay_core::entry::{EntryId, Publication as Entry};
 use salt_link::salt_config::MasterId;
-use salt_wire::{
-    ids::{Jid, MinionId},
-    msgpack::Value,
-    publication::PublicationLoad,
-};
+use salt_wire::{ids::MinionId, publication::PublicationLoad, saltway::NotPublished};
 use tokio::sync::mpsc;
 
 use self::{
+    job::{Job, asked_about, means_site},
     latest::Latest,
-    opener::{Opener, Unusable},
+    opener::Opener,
     publisher::{Next, Outcome, Permit},
-    records::{Part, Records},
+    records::Records,
 };
 use crate::{
     config::AnswerAsSite,
     cursor::Cursor,
-    link::{Due, What},
+    link::Due,
     probe::MinionWatch,
+    roster::Roster,
     site::Message,
     skew::Skew,
-    telemetry::{LostAt, Telemetry},
+    telemetry::Telemetry,
     tenure::Tenure,
     upstream::{self, Lanes},
 };
 
 pub(crate) use self::publisher::Publisher;
 
+mod intake;
+mod job;
 mod latest;
 mod opener;
 mod publisher;
@@ -78,9 +74,6 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(2);
 /// How long the publish under way may take at the end. After that the job cache tells whether it was carried out.
 const LAST_PUBLISH_MAX: Duration = Duration::from_secs(2);
 
-/// The function by which the `salt` command asks whether a job still runs.
-const FIND_JOB: &str = "saltutil.find_job";
-
 /// What the task is made of.
 pub(crate) struct DeliveryParts {
     /// Index of the MoM in `syndic_master`.
@@ -107,6 +100,8 @@ pub(crate) struct DeliveryParts {
     pub(crate) tenure: Tenure,
     /// Whether a salt-minion of the site's id runs on this host.
     pub(crate) minion: Arc<MinionWatch>,
+    /// The lower master's minions.
+    pub(crate) roster: Roster,
     /// The clocks' difference.
     pub(crate) skew: Arc<Skew>,
     /// Counts and logs.
@@ -120,14 +115,6 @@ pub(crate) struct DeliveryTask {
     opener: Opener,
     records: Records,
     latest: Latest,
-}
-
-/// A publication that has been opened and is to be published.
-struct Job {
-    entry: Entry,
-    load: PublicationLoad,
-    part: Part,
-    ttl: Duration,
 }
 
 impl DeliveryTask {
@@ -232,6 +219,7 @@ impl DeliveryTask {
                 jobs.iter().map(|job| (&job.part, job.entry.entry_id)),
             )
             .await;
+        let jobs = self.without_nobodys(jobs).await;
         let mut rest = jobs.as_slice();
         while !rest.is_empty() {
             if shutdown.is_cancelled() {
@@ -288,6 +276,10 @@ impl DeliveryTask {
                     self.took(job, minions, missing).await;
                     self.parts.tenure.done(job.entry.entry_id);
                 }
+                Next::NoMatch => {
+                    self.no_match(job).await;
+                    self.parts.tenure.done(job.entry.entry_id);
+                }
                 Next::Ended { maybe_sent } => return (done, maybe_sent),
             }
         }
@@ -305,127 +297,6 @@ impl DeliveryTask {
         self.published(job, minions, missing).await;
     }
 
-    /// Opens what this site does not have yet and decides about each.
-    async fn open_all(&mut self, batch: Vec<Due>) -> Vec<Job> {
-        let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
-        for due in batch {
-            match due.what {
-                What::Publication(entry) => entries.push(entry),
-                What::PassOver(entry_id) => self.opener.passed(entry_id),
-            }
-        }
-        let seen = self
-            .records
-            .seen(entries.iter().map(|entry| entry.frame.as_ref()))
-            .await;
-        let mut jobs: Vec<Job> = Vec::new();
-        for (entry, seen) in entries.into_iter().zip(seen) {
-            if seen {
-                self.opener.passed(entry.entry_id);
-                self.parts.telemetry.duplicate_frame(entry.entry_id);
-                continue;
-            }
-            self.parts
-                .telemetry
-                .publication_received(entry.entry_id, self.age(&entry));
-            if let Some(job) = self.open(entry).await {
-                jobs.push(job);
-            }
-        }
-        let remembered = self
-            .records
-            .remembered(jobs.iter().map(|job| &job.part))
-            .await;
-        let mut due: Vec<Job> = Vec::with_capacity(jobs.len());
-        for (job, remembered) in jobs.into_iter().zip(remembered) {
-            let twice = due.iter().any(|other| other.part.is_same_job(&job.part));
-            if twice || !self.is_due(&job, remembered).await {
-                if twice {
-                    self.parts.telemetry.duplicate_jid(job.load.jid());
-                }
-                continue;
-            }
-            due.push(job);
-        }
-        due
-    }
-
-    async fn open(&mut self, entry: Entry) -> Option<Job> {
-        let load = match self.opener.open(&entry).await {
-            Ok(load) => load,
-            Err(err @ (Unusable::Frame(_) | Unusable::Unsigned)) => {
-                let what = daemon_kit::chain(&err).to_string();
-                self.opener.passed(entry.entry_id);
-                self.parts.telemetry.lost(LostAt::Site, 1, &what);
-                return None;
-            }
-        };
-        let jid = load.jid();
-        self.parts.telemetry.publication_opened(entry.entry_id, jid);
-        if is_loop(&load, self.parts.master_id.as_ref()) {
-            self.parts
-                .telemetry
-                .publication_passed_over(jid, "master_id is our own");
-            return None;
-        }
-        let unknown = load.unknown_fields();
-        if !unknown.is_empty() {
-            self.parts.telemetry.unknown_fields(jid, &unknown);
-        }
-        let ttl = ttl::of(&load).unwrap_or_else(|unusable| {
-            if let Some(unusable) = unusable {
-                self.parts.telemetry.ttl_unusable(jid, &unusable);
-            }
-            self.parts.job_ttl
-        });
-        Some(Job {
-            part: Part::new(&entry.frame, &load),
-            entry,
-            load,
-            ttl,
-        })
-    }
-
-    /// Whether the job is still to be published here; what is not is counted.
-    async fn is_due(&mut self, job: &Job, remembered: Remembered) -> bool {
-        let mut at_master = None;
-        // The MoM, or another shim of this site, may have had it published without a record here.
-        if self.parts.publisher.job_cache.is_quick() {
-            at_master = Some(self.at_master(job).await);
-        }
-        loop {
-            let age = self.parts.skew.age(&job.entry).map(millis);
-            match intake::judge(remembered, at_master, age, millis(job.ttl)) {
-                Verdict::Publish => return true,
-                Verdict::Wait => self.parts.skew.heard().await,
-                Verdict::AskMaster => at_master = Some(self.at_master(job).await),
-                Verdict::Duplicate => {
-                    self.parts.telemetry.duplicate_jid(job.load.jid());
-                    let unrecorded =
-                        remembered == Remembered::Nothing && self.parts.tenure.is_in_company();
-                    if remembered == Remembered::Begun || unrecorded {
-                        self.recover(job).await;
-                    }
-                    return false;
-                }
-                Verdict::Expired { age_ms } => {
-                    let age = Duration::from_millis(age_ms);
-                    self.parts.telemetry.expired(job.load.jid(), age);
-                    return false;
-                }
-            }
-        }
-    }
-
-    async fn at_master(&self, job: &Job) -> AtMaster {
-        let (jid, tgt) = (job.load.jid(), job.load.tgt());
-        match self.parts.publisher.job_cache.was_published(jid, tgt).await {
-            Some(true) => AtMaster::Published,
-            Some(false) => AtMaster::NotPublished,
-            None => AtMaster::Unknown,
-        }
-    }
-
     /// The process died between the lower master's publish and the ack, or another shim did: the MoM learns only now whom
     /// it targeted, and returns may have passed unheard.
     async fn recover(&mut self, job: &Job) {
@@ -434,6 +305,18 @@ impl DeliveryTask {
         self.published(job, minions, Vec::new()).await;
         self.records.flush().await;
         self.tell(Message::Recovered).await;
+    }
+
+    /// The lower master has taken the job and says that it means none of its minions.
+    async fn no_match(&mut self, job: &Job) {
+        self.took(job, Vec::new(), Vec::new()).await;
+        // An answer to a question about another job is of no use to anybody.
+        if asked_about(&job.load).is_none() {
+            let why = "it means none of this site's minions".to_owned();
+            let age = self.age(&job.entry);
+            self.tell_not_published(job.load.jid(), NotPublished::NoMatch, age, why)
+                .await;
+        }
     }
 
     async fn publish(&mut self, job: &Job, fence: u64, maybe_sent: bool) {
@@ -452,8 +335,13 @@ impl DeliveryTask {
         };
         match outcome {
             Outcome::Published { minions, missing } => self.took(job, minions, missing).await,
-            Outcome::Expired => self.parts.telemetry.expired(jid, self.age(&job.entry)),
-            Outcome::Refused => {}
+            Outcome::NoMatch => self.no_match(job).await,
+            Outcome::Expired => self.expired(job, self.age(&job.entry)).await,
+            Outcome::Refused { why } => {
+                let age = self.age(&job.entry);
+                self.tell_not_published(jid, NotPublished::Refused, age, why)
+                    .await;
+            }
         }
     }
 
@@ -552,38 +440,4 @@ impl DeliveryTask {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Salt's rule (`Syndic._handle_decoded_payload`): a missing `master_id` is 0 in the job and 1 in the configuration.
-fn is_loop(load: &PublicationLoad, own: Option<&MasterId>) -> bool {
-    let theirs = load.fields().get("master_id").unwrap_or(&Value::Int(0));
-    match own {
-        Some(MasterId::Text(own)) => theirs.as_str() == Some(own.as_str()),
-        Some(MasterId::Int(own)) => theirs.as_i64() == Some(*own),
-        None => theirs.as_i64() == Some(1),
-    }
-}
-
-/// Whether the MoM waits for the site's own id to answer.
-fn means_site(load: &PublicationLoad, id: &str) -> bool {
-    let target = match load.tgt() {
-        Value::Array(items) => Target::List(
-            items
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect(),
-        ),
-        other => Target::Text(other.as_str().unwrap_or_default().to_owned()),
-    };
-    target::is_expected_without_data(load.tgt_type(), &target, id) == Match::Yes
-}
-
-/// The job that a `saltutil.find_job` asks about.
-fn asked_about(load: &PublicationLoad) -> Option<Jid> {
-    if load.functions() != [FIND_JOB] {
-        return None;
-    }
-    let argument = load.arg().as_array()?.first()?.as_str()?;
-    Jid::parse(argument).ok()
 }

@@ -39,15 +39,18 @@ use tokio::sync::mpsc;
 pub use config::Config;
 
 mod aes_keys;
+mod announcements;
 mod config;
 mod cursor;
 mod delivery;
 mod disk;
 mod job_cache;
+mod lag;
 mod lane;
 mod link;
 mod lower_master;
 mod probe;
+mod roster;
 mod session;
 mod site;
 mod skew;
@@ -59,15 +62,18 @@ mod upstream;
 
 use self::{
     aes_keys::AesKeyFile,
+    announcements::{AnnouncementsParts, AnnouncementsTask, Figures, News},
     config::Relay,
     cursor::Cursor,
     delivery::{DeliveryParts, DeliveryTask, Publisher, records::Records},
     disk::Disk,
     job_cache::JobCache,
+    lag::Lag,
     lane::{Item, LaneConfig, LaneDisk, LaneTask, Sender},
     link::{Begin, Due, LinkParts, LinkTask},
     lower_master::{LowerMaster, MinionsTask},
     probe::{MinionWatch, Prober},
+    roster::{Roster, RosterTask},
     session::TunnelRequester,
     site::{Message, SiteParts, SiteTask, company::Company, routing::Router},
     skew::Skew,
@@ -133,13 +139,13 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut shim = Shim::new(&config, redis, telemetry, readiness)?;
     let (messages, from_deliveries) = mpsc::channel(MESSAGES);
     let mut upstreams = Vec::new();
-    let mut tenures = Vec::new();
+    let mut figures = Vec::new();
     for index in 0..config.relays.len() {
-        let (lanes, tenure) = shim.start_upstream(index, messages.clone(), &mut tasks)?;
+        let (lanes, of_upstream) = shim.start_upstream(index, messages.clone(), &mut tasks)?;
         upstreams.push(lanes);
-        tenures.push(tenure);
+        figures.push(of_upstream);
     }
-    shim.start_site(from_deliveries, upstreams, tenures, &mut tasks);
+    shim.start_site(from_deliveries, upstreams, figures, &mut tasks);
     drop(messages);
 
     started.holds();
@@ -178,6 +184,19 @@ struct Shim<'a> {
     jobs: Jobs,
     unanswered: Unanswered,
     disk: Disk,
+    roster: Roster,
+    /// Names this process in what it tells of itself.
+    run: String,
+}
+
+/// What the tasks of one MoM share.
+struct Side<'a> {
+    relay: &'a Relay,
+    tenure: Tenure,
+    skew: Arc<Skew>,
+    lag: Arc<Lag>,
+    news: News,
+    telemetry: Telemetry,
 }
 
 impl<'a> Shim<'a> {
@@ -209,6 +228,7 @@ impl<'a> Shim<'a> {
         let lanes = lanes.map(|relay| lane_number(&relay.mom, LaneName::Returns));
         let disk = Disk::new(readiness.condition("state_dir"), telemetry.clone());
         let local = Arc::new(LocalMaster::new(local, pool));
+        let roster = Roster::new(config.id.clone(), master, telemetry.clone());
         Ok(Self {
             config,
             redis,
@@ -220,6 +240,8 @@ impl<'a> Shim<'a> {
             jobs,
             unanswered: Unanswered::new(lanes),
             disk,
+            roster,
+            run: announcements::run_name(),
             job_cache: JobCache::new(master, local),
             minion: Arc::new(MinionWatch::new(
                 &config.syndic.sock_dir,
@@ -235,7 +257,7 @@ impl<'a> Shim<'a> {
         index: usize,
         messages: mpsc::Sender<Message>,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<(Lanes, Tenure)> {
+    ) -> anyhow::Result<(Lanes, Arc<Figures>)> {
         let relay = self
             .config
             .relays
@@ -253,11 +275,18 @@ impl<'a> Shim<'a> {
         let lanes = Lanes::new(upstream.host.clone(), Arc::clone(&session), returns, events);
 
         let cursor = Cursor::open(&self.config.state_dir, &relay.mom)?;
-        let skew = Arc::new(Skew::default());
         let finished = CancellationToken::new();
-        let tenure = self.start_tenure(relay, finished.clone(), tasks)?;
+        let side = Side {
+            relay,
+            tenure: self.start_tenure(relay, finished.clone(), tasks)?,
+            skew: Arc::default(),
+            lag: Arc::default(),
+            news: News::default(),
+            telemetry: self.telemetry.of_upstream(),
+        };
         let (due, from_link) = mpsc::channel(DUE);
-        self.start_link(relay, &cursor, due, &tenure, Arc::clone(&skew), tasks);
+        self.start_link(&side, &cursor, due, tasks);
+        let figures = self.start_announcements(&side, &cursor, session, tasks);
         let delivery = DeliveryParts {
             upstream: index,
             id: self.config.id.clone(),
@@ -272,12 +301,13 @@ impl<'a> Shim<'a> {
                 local: Arc::clone(&self.local),
                 master: self.master.clone(),
                 job_cache: self.job_cache.clone(),
-                telemetry: self.telemetry.clone(),
+                telemetry: side.telemetry.clone(),
             },
-            tenure: tenure.clone(),
+            tenure: side.tenure,
             minion: Arc::clone(&self.minion),
-            skew,
-            telemetry: self.telemetry.clone(),
+            roster: self.roster.clone(),
+            skew: side.skew,
+            telemetry: side.telemetry,
         };
         let records = Records::new(self.jobs.clone(), self.disk.clone(), &self.config.id);
         let delivery = DeliveryTask::new(delivery, cursor, records);
@@ -288,7 +318,34 @@ impl<'a> Shim<'a> {
             delivery.await;
             drop(guard);
         });
-        Ok((lanes, tenure))
+        Ok((lanes, figures))
+    }
+
+    fn start_announcements(
+        &self,
+        side: &Side<'_>,
+        cursor: &Cursor,
+        session: Arc<Session>,
+        tasks: &mut Tasks,
+    ) -> Arc<Figures> {
+        let figures = Arc::new(Figures {
+            lag: Arc::clone(&side.lag),
+            cursor: cursor.entry_id(),
+            tenure: side.tenure.clone(),
+            spool: self.spool.clone(),
+        });
+        let parts = AnnouncementsParts {
+            site: self.config.id.clone(),
+            run: self.run.clone(),
+            roster: self.roster.clone(),
+            figures: Arc::clone(&figures),
+            news: side.news.clone(),
+            session,
+            telemetry: side.telemetry.clone(),
+        };
+        let task = AnnouncementsTask::new(parts).run(tasks.shutdown().clone());
+        tasks.spawn(format!("announcements-{}", side.relay.mom), task);
+        figures
     }
 
     fn start_tenure(
@@ -309,13 +366,12 @@ impl<'a> Shim<'a> {
 
     fn start_link(
         &self,
-        relay: &Relay,
+        side: &Side<'_>,
         cursor: &Cursor,
         due: mpsc::Sender<Due>,
-        tenure: &Tenure,
-        skew: Arc<Skew>,
         tasks: &mut Tasks,
     ) {
+        let relay = side.relay;
         let (sender, events) = mpsc::channel(LINK_EVENTS);
         let subscription =
             Subscription::new(&self.redis, &relay.keys, SubscriptionConfig::default());
@@ -327,17 +383,19 @@ impl<'a> Shim<'a> {
             events,
             reader: Arc::new(StreamReader::new(&self.redis, relay.keys.clone())),
             due,
-            tenure: tenure.clone(),
+            tenure: side.tenure.clone(),
             cursor: cursor.entry_id(),
             begin: if self.job_cache.is_quick() {
                 Begin::WithUnexpired
             } else {
                 Begin::FromNowOn
             },
-            skew,
+            lag: Arc::clone(&side.lag),
+            news: side.news.clone(),
+            skew: Arc::clone(&side.skew),
             job_ttl: self.config.job_ttl,
             redis: self.readiness.condition(format!("bridge {}", relay.mom)),
-            telemetry: self.telemetry.clone(),
+            telemetry: side.telemetry.clone(),
         };
         tasks.spawn(
             format!("link-{}", relay.mom),
@@ -418,7 +476,7 @@ impl<'a> Shim<'a> {
         self,
         messages: mpsc::Receiver<Message>,
         upstreams: Vec<Lanes>,
-        tenures: Vec<Tenure>,
+        figures: Vec<Arc<Figures>>,
         tasks: &mut Tasks,
     ) {
         let master = &self.config.syndic.local;
@@ -427,10 +485,22 @@ impl<'a> Shim<'a> {
         tasks.spawn("event-bus", reader.run());
         let minions = MinionsTask::new(self.master.clone(), master, self.telemetry.clone());
         tasks.spawn("minions", minions.run(tasks.shutdown().clone()));
+        let pings = lower_master::keep_asking(
+            Arc::clone(&self.local),
+            self.telemetry.clone(),
+            tasks.shutdown().clone(),
+        );
+        tasks.spawn("lower-master-pings", pings);
+        let roster = RosterTask::new(self.roster.clone());
+        tasks.spawn("roster", roster.run(tasks.shutdown().clone()));
+        let tenures = figures.iter().map(|of_upstream| of_upstream.tenure.clone());
+        let tenures = tenures.collect();
         tasks.spawn(
             "gauges",
             tell_sizes(
                 self.spool.clone(),
+                self.roster.clone(),
+                figures,
                 self.telemetry.clone(),
                 tasks.shutdown().clone(),
             ),
@@ -451,6 +521,7 @@ impl<'a> Shim<'a> {
             unanswered: self.unanswered,
             disk: self.disk,
             master: self.master,
+            roster: self.roster,
             company: Company::new(tenures),
             prober: Arc::new(Prober::new(self.local, master.user.clone())),
             event_bus: self.readiness.condition("event bus"),
@@ -486,13 +557,27 @@ fn check_lanes(relays: &[Relay]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn tell_sizes(spool: Spool, telemetry: Telemetry, shutdown: CancellationToken) {
+async fn tell_sizes(
+    spool: Spool,
+    roster: Roster,
+    figures: Vec<Arc<Figures>>,
+    telemetry: Telemetry,
+    shutdown: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(GAUGES_INTERVAL);
     loop {
         tokio::select! {
-            _ = ticks.tick() => telemetry.spool_state(&spool.state()),
+            _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
+        telemetry.spool_state(&spool.state());
+        telemetry.census(roster.census());
+        // Of several MoMs, the one that this site is furthest behind of.
+        let lags = figures.iter().map(|of_upstream| of_upstream.lag());
+        telemetry.lag(
+            lags.max_by_key(|lag| (lag.behind, lag.entries))
+                .unwrap_or_default(),
+        );
     }
 }
 

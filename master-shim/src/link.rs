@@ -21,6 +21,8 @@ use relay_core::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
+    announcements::News,
+    lag::Lag,
     skew::Skew,
     telemetry::{LostAt, Telemetry},
     tenure::{Granted, Tenure},
@@ -80,6 +82,10 @@ pub(crate) struct LinkParts {
     pub(crate) cursor: Option<EntryId>,
     /// Where a site without a cursor begins.
     pub(crate) begin: Begin,
+    /// How far the site is behind.
+    pub(crate) lag: Arc<Lag>,
+    /// Told which bridges live, and whether they are heard.
+    pub(crate) news: News,
     /// The clocks' difference, for the delivery.
     pub(crate) skew: Arc<Skew>,
     /// A publication older than this is not run.
@@ -143,6 +149,10 @@ impl LinkTask {
                 }
                 event = self.parts.events.recv() => event.map_or(Input::Stop, Input::Link),
             };
+            let heard = matches!(
+                &input,
+                Input::Link(LinkEvent::Beat { .. } | LinkEvent::Publication(_))
+            );
             let events = match input {
                 Input::Link(event) => self.link_event(event),
                 Input::Read(after, page) => vec![self.page_event(after, page)],
@@ -152,6 +162,20 @@ impl LinkTask {
             if !self.apply(events).await {
                 return;
             }
+            self.note_lag(heard);
+        }
+    }
+
+    fn note_lag(&mut self, heard: bool) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        let (newest, position) = (active.sequencer.newest(), active.sequencer.position());
+        if heard {
+            self.parts.lag.heard(newest, position);
+        }
+        if active.sequencer.lag_entries() == 0 && position != Some(EntryId::ZERO) {
+            active.catching_up_at_first = false;
         }
     }
 
@@ -165,13 +189,6 @@ impl LinkTask {
                 if !self.act(action).await {
                     return false;
                 }
-            }
-        }
-        if let Some(active) = &mut self.active {
-            let lag = active.sequencer.lag_entries();
-            self.parts.telemetry.lag(lag);
-            if lag == 0 && active.sequencer.position() != Some(EntryId::ZERO) {
-                active.catching_up_at_first = false;
             }
         }
         true
@@ -195,6 +212,7 @@ impl LinkTask {
         let cursor = self.parts.cursor.max(done).max(granted.position);
         let first = cursor.is_none() && self.parts.begin == Begin::WithUnexpired;
         let position = if first { Some(EntryId::ZERO) } else { cursor };
+        self.parts.lag.begin(position);
         self.active = Some(Active {
             fence: granted.fence,
             sequencer: Sequencer::new(position, SequencerConfig::default()),
@@ -214,11 +232,12 @@ impl LinkTask {
             LinkEvent::Publication(_) if self.awaits_beat => Vec::new(),
             LinkEvent::Publication(publication) => vec![Event::Published(publication)],
             LinkEvent::Beat {
+                bridge,
                 newest,
                 sent_at_ms,
                 clock,
-                ..
             } => {
+                self.parts.news.beat(&bridge, clock.as_deref());
                 self.parts.skew.note(clock.as_deref(), sent_at_ms);
                 telemetry.beat(sent_at_ms);
                 if self.parts.redis.holds() {
@@ -233,6 +252,7 @@ impl LinkTask {
                     .collect()
             }
             LinkEvent::Down { reason, .. } => {
+                self.parts.news.down();
                 if self.parts.redis.fails(&reason) {
                     telemetry.link_down(&reason);
                 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use daemon_kit::CancellationToken;
-use salt_link::salt_config::MasterConfig;
+use salt_link::{local_master::LocalMaster, salt_config::MasterConfig};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
@@ -140,6 +140,36 @@ impl LowerMaster {
         let mut state = self.state.subscribe();
         // The sender lives as long as `self`.
         drop(state.wait_for(|state| is(*state)).await);
+    }
+}
+
+/// How long the lower master may be silent before it is asked whether it lives.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Asks the lower master for a sign of life whenever it has given none for a while, until `shutdown`.
+pub(crate) async fn keep_asking(
+    local: Arc<LocalMaster>,
+    telemetry: Telemetry,
+    shutdown: CancellationToken,
+) {
+    let ask = async {
+        loop {
+            let silent = telemetry.lower_master_silent();
+            if silent >= SILENCE_MAX && local.ping().await.is_ok() {
+                telemetry.lower_master_lives();
+            }
+            // Never at once again: a master that is away answers by not answering.
+            sleep(
+                SILENCE_MAX
+                    .saturating_sub(silent)
+                    .max(Duration::from_secs(1)),
+            )
+            .await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = ask => {}
     }
 }
 

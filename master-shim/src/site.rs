@@ -45,6 +45,7 @@ use crate::{
     job_cache::JobCache,
     lower_master::LowerMaster,
     probe::Prober,
+    roster::Roster,
     telemetry::Telemetry,
     unanswered::Unanswered,
     upstream::{ForwardedEvent, Lanes},
@@ -118,6 +119,8 @@ pub(crate) struct SiteParts {
     pub(crate) unanswered: Unanswered,
     /// Told how the lower master is.
     pub(crate) master: LowerMaster,
+    /// Told what is heard of minions.
+    pub(crate) roster: Roster,
     /// Whether this shim is the active one of its site.
     pub(crate) company: Company,
     /// Publishes the shim's own find_jobs.
@@ -304,6 +307,7 @@ impl SiteTask {
                 self.parts.event_bus.holds();
                 let first = !std::mem::replace(&mut self.connected_before, true);
                 self.parts.master.bus_connected(first);
+                self.parts.roster.look_again();
                 self.fetch_missing();
                 self.parts.telemetry.event_bus_connected();
             }
@@ -331,16 +335,19 @@ impl SiteTask {
     }
 
     async fn event(&mut self, event: Event) {
+        self.parts.telemetry.lower_master_lives();
+        self.parts.roster.hears(&event);
         self.parts.job_cache.hears(&event.tag, &event.data);
         if let EventTag::MinionStart { minion } = event.parsed_tag() {
             self.parts.master.minion_started(minion);
         }
         match self.parts.router.route(&event) {
             Route::Return {
-                ret,
+                mut ret,
                 upstream,
                 trimmed,
             } => {
+                ret.heard_ms = unix_millis();
                 if !self.catch_up.is_new(&ret) {
                     return;
                 }

@@ -35,6 +35,7 @@ impl Item for Return {
             ("master_id", optional(master_id)),
             ("fields", event.fields.clone()),
             ("load", optional(self.load.clone())),
+            ("heard", self.heard_ms.into()),
         ]);
         msgpack::encode(&map, Dialect::New)
     }
@@ -52,6 +53,7 @@ impl Item for Return {
         Some(Self {
             event,
             load: present("load"),
+            heard_ms: map.get("heard").and_then(Value::as_u64).unwrap_or(0),
             bytes: body.len(),
         })
     }
@@ -117,6 +119,7 @@ mod tests {
             event,
             load,
             bytes: 0,
+            heard_ms: 1_795_000_000_000,
         }
     }
 
@@ -125,7 +128,10 @@ mod tests {
         let load = Value::map([("tgt", "*".into())]);
         for ret in [ret(None, None), ret(Some(load), Some("mom"))] {
             let back = Return::decode(&ret.encode()).expect("a return");
-            assert_eq!((back.event, back.load), (ret.event, ret.load));
+            assert_eq!(
+                (back.event, back.load, back.heard_ms),
+                (ret.event, ret.load, ret.heard_ms)
+            );
         }
     }
 

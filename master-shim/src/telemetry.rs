@@ -2,28 +2,28 @@
 
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
-use daemon_kit::{
-    chain,
-    metrics::{
-        LATENCY_SECONDS, Metrics,
-        prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec},
-    },
-    throttle::SharedThrottle,
-};
+use daemon_kit::{chain, metrics::Metrics};
 use redis_link::{Purpose, RedisError, ServerInfo};
 use relay_core::entry::EntryId;
 use salt_link::sign_in::SignInCounts;
 use salt_wire::ids::{Jid, MinionId};
+pub(crate) use salt_wire::saltway::LostAt;
+use salt_wire::saltway::NotPublished;
 use store::{Class, Opened, Shed, SpoolState, StoreError};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     job_cache::JobCacheError,
+    lag::LagFigures,
+    roster::Census,
     site::routing::{Return, SkipReason},
 };
 
-/// Warnings about hostile or broken input: at most these many a minute, the rest is counted.
-const WARNINGS_PER_MINUTE: u32 = 30;
+use self::counters::Counters;
+pub(crate) use self::tally::Tally;
+
+mod counters;
+mod tally;
 
 /// The two lanes of an upstream, as labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,221 +42,34 @@ impl LaneName {
     }
 }
 
-/// Where a publication was lost before it reached the lower master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LostAt {
-    /// Between the MoM and the bridge: a gap in the MoM's serial without a gap in ours.
-    Mom,
-    /// In Redis: trimmed from the stream, or forgotten, before it was read.
-    Redis,
-    /// At the site: it does not open with any key, or is no publication.
-    Site,
-    /// At the lower master: it refused the job, or could not be reached until the job expired.
-    LowerMaster,
-}
-
-impl LostAt {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Mom => "mom",
-            Self::Redis => "redis",
-            Self::Site => "site",
-            Self::LowerMaster => "lower_master",
-        }
-    }
-}
-
 /// Everything that a master-shim counts. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Telemetry(Arc<Counters>);
-
-struct Counters {
-    site: String,
-    publications: IntCounterVec,
-    lost: IntCounterVec,
-    expired: IntCounter,
-    duplicates: IntCounterVec,
-    recovered: IntCounter,
-    publication_latency: HistogramVec,
-    deliveries: IntCounterVec,
-    returns: IntCounterVec,
-    return_latency: Histogram,
-    events: IntCounterVec,
-    shed: IntCounterVec,
-    spool_entries: IntGaugeVec,
-    spool_bytes: IntGaugeVec,
-    disk_errors: IntCounterVec,
-    redis_errors: IntCounterVec,
-    lease: IntGaugeVec,
-    fetched: IntCounter,
-    settled: IntCounter,
-    redeliveries: IntCounter,
-    send_failures: IntCounterVec,
-    sign_ins: IntCounterVec,
-    redis_reconnects: IntCounterVec,
-    heartbeat: GaugeVec,
-    lag: IntGaugeVec,
-    queue_entries: IntGaugeVec,
-    queue_bytes: IntGaugeVec,
-    malformed: IntCounterVec,
-    input_warnings: SharedThrottle,
-    loss_errors: SharedThrottle,
+pub(crate) struct Telemetry {
+    counters: Arc<Counters>,
+    /// What the status of one MoM's side tells of losses.
+    tally: Arc<Tally>,
 }
-
-const HOPS: &[&str] = &["site", "lower_master"];
-const LOST_HOPS: &[&str] = &["mom", "redis", "site", "lower_master"];
-const LANES: &[&str] = &["returns", "events"];
-const CLASSES: &[&str] = &["return", "ack", "event"];
-/// The words of [`redis_link::Purpose`].
-const PURPOSES: &[&str] = &[
-    "append",
-    "subscribe",
-    "read",
-    "requests",
-    "replies",
-    "lease",
-    "check",
-];
 
 impl Telemetry {
     /// Registers every metric; series stand at 0 from then on.
     pub(crate) fn new(metrics: &Metrics, site: &str) -> Self {
-        Self(Arc::new(Counters {
-            site: site.to_owned(),
-            publications: metrics.counters(
-                "saltway_publications_total",
-                "Publications that reached a hop: the site, its lower master",
-                &[("hop", HOPS)],
-            ),
-            lost: metrics.counters(
-                "saltway_publications_lost_total",
-                "Publications lost before the lower master had them, by the hop that lost them",
-                &[("hop", LOST_HOPS), ("site", &[site])],
-            ),
-            expired: metrics.counter(
-                "saltway_publications_expired_total",
-                "Publications not run because they were older than job_ttl",
-            ),
-            duplicates: metrics.counters(
-                "saltway_publications_duplicate_total",
-                "Publications dropped because the site had them: by entry id, by frame, or by jid and target",
-                &[("by", &["entry", "frame", "jid"])],
-            ),
-            recovered: metrics.counter(
-                "saltway_publications_recovered_total",
-                "Publications read from the stream because pub/sub did not bring them",
-            ),
-            publication_latency: metrics.histograms(
-                "saltway_publication_latency_seconds",
-                "From the bridge's receipt until a hop had the publication",
-                LATENCY_SECONDS,
-                &[("hop", HOPS)],
-            ),
-            deliveries: metrics.counters(
-                "saltway_deliveries_total",
-                "Jobs times minions, by the step reached",
-                &[("site", &[site]), ("step", &["accepted", "returned"])],
-            ),
-            returns: metrics.counters(
-                "saltway_returns_total",
-                "Returns that reached a hop: the lower master's bus, the MoM",
-                &[("hop", &["lower_master", "mom"])],
-            ),
-            return_latency: metrics.histogram(
-                "saltway_request_latency_seconds",
-                "From sending a request to the MoM until its reply",
-                LATENCY_SECONDS,
-            ),
-            events: metrics.counters(
-                "saltway_events_total",
-                "Events of the lower master's bus, by what became of them",
-                &[("outcome", &["forwarded", "skipped", "malformed"])],
-            ),
-            shed: metrics.counters(
-                "saltway_shed_total",
-                "Returns, acks and events dropped: the spool was full, they were too old, or neither disk nor memory took them",
-                &[("class", CLASSES), ("reason", &["bytes", "entries", "age", "disk"])],
-            ),
-            spool_entries: metrics.gauges(
-                "saltway_spool_entries",
-                "Records in the spool",
-                &[("class", CLASSES)],
-            ),
-            spool_bytes: metrics.gauges(
-                "saltway_spool_bytes",
-                "Bytes of records in the spool",
-                &[("class", CLASSES)],
-            ),
-            disk_errors: metrics.counters(
-                "saltway_disk_errors_total",
-                "Operations on the files in state_dir that failed",
-                &[("file", &["spool", "jobs", "cursor", "aes_keys"])],
-            ),
-            redis_errors: metrics.counters(
-                "saltway_redis_errors_total",
-                "Operations on Redis that failed, by reason",
-                &[("reason", redis_link::REASONS)],
-            ),
-            lease: metrics.gauges(
-                "saltway_lease_active",
-                "1 while this shim is the active one of its site",
-                &[("site", &[site])],
-            ),
-            fetched: metrics.counter(
-                "saltway_returns_fetched_total",
-                "Returns read from the lower master's job cache because its event bus was not heard when they came",
-            ),
-            redeliveries: metrics.counter(
-                "saltway_redeliveries_total",
-                "Jobs published again, to single minions that may not have got them",
-            ),
-            settled: metrics.counter(
-                "saltway_lower_master_restarts_total",
-                "Restarts of the lower master after which its minions were waited for",
-            ),
-            send_failures: metrics.counters(
-                "saltway_send_failures_total",
-                "Requests that had to be repeated",
-                &[("queue", LANES)],
-            ),
-            sign_ins: metrics.counters(
-                "saltway_sign_ins_total",
-                "Sign-ins at the MoM, by result",
-                &[("result", &["accepted", "pending", "refused", "unanswered", "failed"])],
-            ),
-            redis_reconnects: metrics.counters(
-                "saltway_redis_reconnects_total",
-                "Connections to Redis that were lost and made again",
-                &[("purpose", PURPOSES)],
-            ),
-            heartbeat: metrics.float_gauges(
-                "saltway_heartbeat_timestamp_seconds",
-                "Unix time, by the bridge's clock, of the last heart-beat heard through Redis",
-                &[("hop", &["bridge"])],
-            ),
-            lag: metrics.gauges(
-                "saltway_site_lag_entries",
-                "Publications in the stream that the site does not have yet",
-                &[("site", &[site])],
-            ),
-            queue_entries: metrics.gauges(
-                "saltway_queue_entries",
-                "Entries in a queue",
-                &[("queue", &["returns", "events", "deliveries"])],
-            ),
-            queue_bytes: metrics.gauges(
-                "saltway_queue_bytes",
-                "Bytes in a queue",
-                &[("queue", LANES)],
-            ),
-            malformed: metrics.counters(
-                "saltway_malformed_total",
-                "Input that is not what it should be, by where it came from",
-                &[("from", &["pubsub", "stream", "replies", "event_bus"])],
-            ),
-            input_warnings: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
-            loss_errors: SharedThrottle::new(WARNINGS_PER_MINUTE, Duration::from_secs(60)),
-        }))
+        Self {
+            counters: Arc::new(Counters::new(metrics, site)),
+            tally: Arc::default(),
+        }
+    }
+
+    /// The same metrics, with a tally of its own: for all that belongs to one MoM.
+    pub(crate) fn of_upstream(&self) -> Self {
+        Self {
+            counters: Arc::clone(&self.counters),
+            tally: Arc::default(),
+        }
+    }
+
+    /// What was lost of this MoM's publications.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     // The link to Redis.
@@ -271,7 +84,7 @@ impl Telemetry {
     }
 
     pub(crate) fn redis_reconnected(&self, purpose: Purpose) {
-        self.0
+        self.counters
             .redis_reconnects
             .with_label_values(&[purpose.as_str()])
             .inc();
@@ -286,19 +99,47 @@ impl Telemetry {
     }
 
     pub(crate) fn beat(&self, sent_at_ms: u64) {
-        let seconds = Duration::from_millis(sent_at_ms).as_secs_f64();
-        self.0.heartbeat.with_label_values(&["bridge"]).set(seconds);
+        self.heartbeat("bridge", sent_at_ms);
     }
 
-    pub(crate) fn lag(&self, entries: u64) {
-        self.0
-            .lag
-            .with_label_values(&[&self.0.site])
-            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+    /// The MoM has answered, through the whole path.
+    pub(crate) fn mom_lives(&self) {
+        self.heartbeat("mom", daemon_kit::unix_millis());
+    }
+
+    /// The lower master has said something.
+    pub(crate) fn lower_master_lives(&self) {
+        self.heartbeat("lower_master", daemon_kit::unix_millis());
+    }
+
+    /// For how long the lower master has said nothing.
+    pub(crate) fn lower_master_silent(&self) -> Duration {
+        let heard = self.counters.heartbeat.with_label_values(&["lower_master"]);
+        let now = Duration::from_millis(daemon_kit::unix_millis());
+        let heard = Duration::try_from_secs_f64(heard.get()).unwrap_or_default();
+        now.saturating_sub(heard)
+    }
+
+    fn heartbeat(&self, hop: &str, at_ms: u64) {
+        let seconds = Duration::from_millis(at_ms).as_secs_f64();
+        self.counters
+            .heartbeat
+            .with_label_values(&[hop])
+            .set(seconds);
+    }
+
+    pub(crate) fn lag(&self, lag: LagFigures) {
+        let site = [self.counters.site.as_str()];
+        let entries = i64::try_from(lag.entries).unwrap_or(i64::MAX);
+        self.counters.lag.with_label_values(&site).set(entries);
+        self.counters
+            .lag_seconds
+            .with_label_values(&site)
+            .set(lag.behind.as_secs_f64());
     }
 
     pub(crate) fn link_malformed(&self, from: &'static str, reason: &str) {
-        self.0.malformed.with_label_values(&[from]).inc();
+        self.counters.malformed.with_label_values(&[from]).inc();
         self.warn_of_input("not of our form in Redis; skipped", reason);
     }
 
@@ -308,11 +149,11 @@ impl Telemetry {
     }
 
     pub(crate) fn duplicate_entry(&self) {
-        self.0.duplicates.with_label_values(&["entry"]).inc();
+        self.counters.duplicates.with_label_values(&["entry"]).inc();
     }
 
     pub(crate) fn recovered(&self, entries: usize) {
-        self.0
+        self.counters
             .recovered
             .inc_by(u64::try_from(entries).unwrap_or(u64::MAX));
     }
@@ -332,8 +173,11 @@ impl Telemetry {
     // Publications.
 
     pub(crate) fn publication_received(&self, entry_id: EntryId, age: Duration) {
-        self.0.publications.with_label_values(&["site"]).inc();
-        self.0
+        self.counters
+            .publications
+            .with_label_values(&["site"])
+            .inc();
+        self.counters
             .publication_latency
             .with_label_values(&["site"])
             .observe(age.as_secs_f64());
@@ -345,18 +189,19 @@ impl Telemetry {
     }
 
     pub(crate) fn publication_published(&self, jid: &Jid, minions: usize, age: Duration) {
-        self.0
+        self.lower_master_lives();
+        self.counters
             .publications
             .with_label_values(&["lower_master"])
             .inc();
-        self.0
+        self.counters
             .publication_latency
             .with_label_values(&["lower_master"])
             .observe(age.as_secs_f64());
         let accepted = u64::try_from(minions).unwrap_or(u64::MAX);
-        self.0
+        self.counters
             .deliveries
-            .with_label_values(&[self.0.site.as_str(), "accepted"])
+            .with_label_values(&[self.counters.site.as_str(), "accepted"])
             .inc_by(accepted);
         debug!(%jid, minions, "published on the lower master");
     }
@@ -366,17 +211,18 @@ impl Telemetry {
     }
 
     pub(crate) fn duplicate_frame(&self, entry_id: EntryId) {
-        self.0.duplicates.with_label_values(&["frame"]).inc();
+        self.counters.duplicates.with_label_values(&["frame"]).inc();
         debug!(%entry_id, "this site has had this publication already");
     }
 
     pub(crate) fn duplicate_jid(&self, jid: &Jid) {
-        self.0.duplicates.with_label_values(&["jid"]).inc();
+        self.counters.duplicates.with_label_values(&["jid"]).inc();
         info!(%jid, "this site has published this job already");
     }
 
     pub(crate) fn expired(&self, jid: &Jid, age: Duration) {
-        self.0.expired.inc();
+        self.counters.expired.inc();
+        self.tally.expired();
         error!(%jid, age_s = age.as_secs(), "job not run: older than job_ttl");
     }
 
@@ -385,12 +231,13 @@ impl Telemetry {
     }
 
     pub(crate) fn lost(&self, at: LostAt, publications: u64, what: &str) {
-        self.0
+        self.counters
             .lost
-            .with_label_values(&[at.as_str(), self.0.site.as_str()])
+            .with_label_values(&[at.as_str(), self.counters.site.as_str()])
             .inc_by(publications);
+        self.tally.lost(at, publications);
         // Whoever reaches the MoM's publish port can make every publication one that does not open.
-        if let Some(suppressed) = self.0.loss_errors.allow() {
+        if let Some(suppressed) = self.counters.loss_errors.allow() {
             error!(
                 hop = at.as_str(),
                 publications, what, suppressed, "publications lost"
@@ -407,12 +254,12 @@ impl Telemetry {
     }
 
     pub(crate) fn published_again(&self, jid: &Jid, minions: &[String]) {
-        self.0.redeliveries.inc();
+        self.counters.redeliveries.inc();
         warn!(%jid, ?minions, "the lower master took this job just before it died; published again to who has not returned");
     }
 
     pub(crate) fn minions_settled(&self, connections: usize, before: usize, took: Duration) {
-        self.0.settled.inc();
+        self.counters.settled.inc();
         let took_ms = took.as_millis();
         if connections >= before {
             info!(connections, took_ms, "the lower master's minions are back");
@@ -431,16 +278,77 @@ impl Telemetry {
     }
 
     pub(crate) fn cursor_not_written(&self, err: &(dyn Error + 'static)) {
-        self.0.disk_errors.with_label_values(&["cursor"]).inc();
+        self.counters
+            .disk_errors
+            .with_label_values(&["cursor"])
+            .inc();
         error!(error = %chain(err), "a restart may find publications again that were published already");
     }
 
     pub(crate) fn deliveries_queue(&self, entries: usize) {
         let entries = i64::try_from(entries).unwrap_or(i64::MAX);
-        self.0
+        self.counters
             .queue_entries
             .with_label_values(&["deliveries"])
             .set(entries);
+    }
+
+    // Who is there, and what the MoM is told of it.
+
+    /// The job means nobody here.
+    pub(crate) fn publication_unmatched(&self, jid: &Jid) {
+        self.counters.unmatched.inc();
+        debug!(%jid, "the job means none of this site's minions; the lower master is not asked");
+    }
+
+    pub(crate) fn census(&self, census: Census) {
+        let states = [
+            ("up", census.up),
+            ("down", census.down),
+            ("unknown", census.unknown),
+        ];
+        for (state, count) in states {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.counters
+                .minions
+                .with_label_values(&[self.counters.site.as_str(), state])
+                .set(count);
+        }
+    }
+
+    pub(crate) fn keys_read(&self, minions: usize) {
+        info!(minions, "the lower master's accepted keys are read");
+    }
+
+    /// `first`: it worked before, or was never tried.
+    pub(crate) fn keys_unreadable(&self, directory: &Path, err: &std::io::Error, first: bool) {
+        self.counters.roster_errors.inc();
+        if first {
+            warn!(directory = %directory.display(), error = %err,
+                "the lower master's accepted keys cannot be read: every job is published, and the MoM is told that this \
+                 site's roster is not complete; let the shim run as the master's user");
+        }
+    }
+
+    /// `kind`: `full`, `change`, `status`.
+    pub(crate) fn announced(&self, kind: &'static str) {
+        self.counters.announcements.with_label_values(&[kind]).inc();
+    }
+
+    pub(crate) fn announcement_failed(&self, err: &(dyn Error + 'static)) {
+        self.counters
+            .send_failures
+            .with_label_values(&["announcements"])
+            .inc();
+        debug!(error = %chain(err), "the MoM has not answered to roster or status; what is true then is sent again");
+    }
+
+    pub(crate) fn notice(&self, jid: &Jid, what: NotPublished) {
+        self.counters
+            .notices
+            .with_label_values(&[what.as_str()])
+            .inc();
+        debug!(%jid, what = what.as_str(), "the MoM is told that the job was not published here");
     }
 
     // The lower master's event bus.
@@ -457,13 +365,16 @@ impl Telemetry {
     }
 
     pub(crate) fn event_malformed(&self, reason: &str) {
-        self.0.malformed.with_label_values(&["event_bus"]).inc();
-        self.0.events.with_label_values(&["malformed"]).inc();
+        self.counters
+            .malformed
+            .with_label_values(&["event_bus"])
+            .inc();
+        self.counters.events.with_label_values(&["malformed"]).inc();
         self.warn_of_input("not an event on the lower master's bus; skipped", reason);
     }
 
     pub(crate) fn event_forwarded(&self, tag: &str) {
-        self.0.events.with_label_values(&["forwarded"]).inc();
+        self.counters.events.with_label_values(&["forwarded"]).inc();
         debug!(tag, "event forwarded");
     }
 
@@ -472,21 +383,24 @@ impl Telemetry {
             self.event_malformed(tag);
             return;
         }
-        self.0.events.with_label_values(&["skipped"]).inc();
+        self.counters.events.with_label_values(&["skipped"]).inc();
         debug!(tag, ?reason, "event not forwarded");
     }
 
     pub(crate) fn return_seen(&self, ret: &Return) {
-        self.0.returns.with_label_values(&["lower_master"]).inc();
-        self.0
+        self.counters
+            .returns
+            .with_label_values(&["lower_master"])
+            .inc();
+        self.counters
             .deliveries
-            .with_label_values(&[self.0.site.as_str(), "returned"])
+            .with_label_values(&[self.counters.site.as_str(), "returned"])
             .inc();
         debug!(jid = %ret.event.jid, minion = %ret.event.id, bytes = ret.bytes, "return seen");
     }
 
     pub(crate) fn return_fetched(&self, ret: &Return) {
-        self.0.fetched.inc();
+        self.counters.fetched.inc();
         debug!(jid = %ret.event.jid, minion = %ret.event.id, "return found in the lower master's job cache");
     }
 
@@ -507,11 +421,11 @@ impl Telemetry {
 
     pub(crate) fn lane_queue(&self, lane: LaneName, entries: usize, bytes: usize) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.0
+        self.counters
             .queue_entries
             .with_label_values(&[lane.as_str()])
             .set(gauge(entries));
-        self.0
+        self.counters
             .queue_bytes
             .with_label_values(&[lane.as_str()])
             .set(gauge(bytes));
@@ -520,7 +434,7 @@ impl Telemetry {
     pub(crate) fn lane_shed(&self, lane: LaneName, class: Class, entries: usize) {
         let count = u64::try_from(entries).unwrap_or(u64::MAX);
         self.shed(class, "disk", count);
-        if let Some(suppressed) = self.0.loss_errors.allow() {
+        if let Some(suppressed) = self.counters.loss_errors.allow() {
             error!(
                 queue = lane.as_str(),
                 entries, suppressed, "lost: neither the disk nor the memory takes more"
@@ -531,7 +445,7 @@ impl Telemetry {
     pub(crate) fn spool_shed(&self, shed: &Shed) {
         let reason = shed.reason.as_str();
         self.shed(shed.class, reason, shed.entries);
-        if let Some(suppressed) = self.0.loss_errors.allow() {
+        if let Some(suppressed) = self.counters.loss_errors.allow() {
             error!(
                 class = shed.class.as_str(),
                 entries = shed.entries,
@@ -543,14 +457,17 @@ impl Telemetry {
     }
 
     fn shed(&self, class: Class, reason: &str, entries: u64) {
-        self.0
+        self.counters
             .shed
             .with_label_values(&[class.as_str(), reason])
             .inc_by(entries);
     }
 
     pub(crate) fn spool_record_undecodable(&self) {
-        self.0.disk_errors.with_label_values(&["spool"]).inc();
+        self.counters
+            .disk_errors
+            .with_label_values(&["spool"])
+            .inc();
         error!("a record in the spool is of another version of Saltway, or damaged; it is dropped");
     }
 
@@ -558,11 +475,11 @@ impl Telemetry {
         for (class, of_class) in Class::ALL.into_iter().zip(state.by_class) {
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
             let label = [class.as_str()];
-            self.0
+            self.counters
                 .spool_entries
                 .with_label_values(&label)
                 .set(gauge(of_class.entries));
-            self.0
+            self.counters
                 .spool_bytes
                 .with_label_values(&label)
                 .set(gauge(of_class.bytes));
@@ -575,7 +492,7 @@ impl Telemetry {
         match &opened.set_aside {
             None => debug!(file, records = opened.records, "opened"),
             Some(aside) => {
-                self.0.disk_errors.with_label_values(&[file]).inc();
+                self.counters.disk_errors.with_label_values(&[file]).inc();
                 error!(file, reason = %aside.reason, set_aside = %aside.path.display(), salvaged = aside.salvaged,
                     lost = ?aside.lost, "the file was damaged: what could be read of it was kept");
             }
@@ -592,8 +509,8 @@ impl Telemetry {
         } else {
             "jobs"
         };
-        self.0.disk_errors.with_label_values(&[file]).inc();
-        if let Some(suppressed) = self.0.loss_errors.allow() {
+        self.counters.disk_errors.with_label_values(&[file]).inc();
+        if let Some(suppressed) = self.counters.loss_errors.allow() {
             error!(operation, error = %chain(err), suppressed, "the files in state_dir fail; what they would hold is in memory only");
         }
     }
@@ -601,7 +518,10 @@ impl Telemetry {
     // The lease.
 
     pub(crate) fn lease_granted(&self, fence: u64) {
-        self.0.lease.with_label_values(&[&self.0.site]).set(1);
+        self.counters
+            .lease
+            .with_label_values(&[&self.counters.site])
+            .set(1);
         info!(fence, "this shim is the active one of its site");
     }
 
@@ -613,7 +533,10 @@ impl Telemetry {
     }
 
     pub(crate) fn lease_held_by_other(&self, fence: u64) {
-        self.0.lease.with_label_values(&[&self.0.site]).set(0);
+        self.counters
+            .lease
+            .with_label_values(&[&self.counters.site])
+            .set(0);
         info!(
             fence,
             "another shim of this site is the active one; this one stands by"
@@ -621,7 +544,10 @@ impl Telemetry {
     }
 
     fn redis_failed(&self, err: &RedisError) {
-        self.0.redis_errors.with_label_values(&[err.reason()]).inc();
+        self.counters
+            .redis_errors
+            .with_label_values(&[err.reason()])
+            .inc();
     }
 
     pub(crate) fn lease_not_asked(&self, err: &RedisError) {
@@ -640,7 +566,10 @@ impl Telemetry {
     pub(crate) fn lane_sent(&self, lane: LaneName, entries: usize) {
         if lane == LaneName::Returns {
             let count = u64::try_from(entries).unwrap_or(u64::MAX);
-            self.0.returns.with_label_values(&["mom"]).inc_by(count);
+            self.counters
+                .returns
+                .with_label_values(&["mom"])
+                .inc_by(count);
         }
         debug!(queue = lane.as_str(), entries, "the MoM has answered");
     }
@@ -650,7 +579,7 @@ impl Telemetry {
     }
 
     pub(crate) fn send_failed(&self, lane: LaneName, err: &(dyn Error + 'static)) {
-        self.0
+        self.counters
             .send_failures
             .with_label_values(&[lane.as_str()])
             .inc();
@@ -658,13 +587,23 @@ impl Telemetry {
     }
 
     pub(crate) fn request_answered(&self, took: Duration) {
-        self.0.return_latency.observe(took.as_secs_f64());
+        self.counters.request_latency.observe(took.as_secs_f64());
+    }
+
+    /// The MoM has answered for a return that was heard then.
+    pub(crate) fn return_delivered(&self, heard_ms: u64) {
+        if heard_ms == 0 {
+            return;
+        }
+        let took = daemon_kit::unix_millis().saturating_sub(heard_ms);
+        let took = Duration::from_millis(took).as_secs_f64();
+        self.counters.return_latency.observe(took);
     }
 
     /// Brings the counters to what the session has counted.
     pub(crate) fn sign_ins(&self, counts: &SignInCounts, before: &SignInCounts) {
         let add = |result: &str, now: u64, before: u64| {
-            self.0
+            self.counters
                 .sign_ins
                 .with_label_values(&[result])
                 .inc_by(now.saturating_sub(before));
@@ -677,7 +616,10 @@ impl Telemetry {
     }
 
     pub(crate) fn aes_keys_not_written(&self, path: &Path, err: &(dyn Error + 'static)) {
-        self.0.disk_errors.with_label_values(&["aes_keys"]).inc();
+        self.counters
+            .disk_errors
+            .with_label_values(&["aes_keys"])
+            .inc();
         error!(path = %path.display(), error = %chain(err),
             "a restart while the MoM changes its key may leave publications that do not open");
     }
@@ -687,7 +629,7 @@ impl Telemetry {
     }
 
     fn warn_of_input(&self, what: &str, reason: &str) {
-        if let Some(suppressed) = self.0.input_warnings.allow() {
+        if let Some(suppressed) = self.counters.input_warnings.allow() {
             warn!(reason, suppressed, "{what}");
         }
     }

@@ -17,6 +17,7 @@ use salt_wire::{
     commands::{MinionEvent, MinionEvents, SyndicReturn, SyndicReturnElement},
     ids::{Jid, MinionId},
     msgpack::Value,
+    saltway::JobNotice,
 };
 use store::{Class, Jobs, Shed};
 use tokio::{sync::mpsc, time::Instant};
@@ -155,7 +156,10 @@ impl Uplink {
                 .authenticated_request(load.clone(), timeout)
                 .await
             {
-                Ok(_) => return self.telemetry.request_answered(sent_at.elapsed()),
+                Ok(_) => {
+                    self.telemetry.mom_lives();
+                    return self.telemetry.request_answered(sent_at.elapsed());
+                }
                 Err(err) => self.telemetry.send_failed(lane, &err),
             }
             tokio::time::sleep(backoff.next_delay()).await;
@@ -168,9 +172,13 @@ impl Sender<Return> for Uplink {
         let bytes = batch.iter().map(Item::wire_bytes).sum();
         let ids = |ret: &Return| (ret.event.jid.to_string(), ret.event.id.to_string());
         let returned: Vec<(String, String)> = batch.iter().map(ids).collect();
+        let heard: Vec<u64> = batch.iter().map(|ret| ret.heard_ms).collect();
         let load = syndic_return(&self.id, batch).into_load();
         self.send_until_answered(LaneName::Returns, bytes, load)
             .await;
+        for heard_ms in heard {
+            self.telemetry.return_delivered(heard_ms);
+        }
         // Ticked off before it leaves the spool: after a power cut the one may be gone and the other not.
         let ticked = self.jobs.returned(returned.clone()).await;
         self.disk.written("write job records", ticked);
@@ -303,6 +311,16 @@ pub(crate) fn ack(jid: &Jid, minions: &[MinionId], missing: &[String]) -> Forwar
     }
 }
 
+/// What became of a job that was not published here. It is worth as much as an ack: the MoM waits for the one or the other.
+pub(crate) fn notice(notice: &JobNotice) -> ForwardedEvent {
+    ForwardedEvent {
+        tag: notice.tag(),
+        bytes: 256 + notice.reason.len(),
+        data: notice.data(),
+        is_ack: true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use salt_wire::commands::ReturnEvent;
@@ -321,6 +339,7 @@ mod tests {
             event,
             load: None,
             bytes: 10,
+            heard_ms: 0,
         }
     }
 

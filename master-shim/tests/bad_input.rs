@@ -29,6 +29,7 @@ impl Etc {
             &["a1"],
             Framing::Streaming,
             "",
+            "",
         );
         let redis = RedisServer::builder("redis").start(&workspace);
         Self {

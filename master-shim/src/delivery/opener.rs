@@ -12,6 +12,7 @@ use relay_core::{
 use salt_link::session::{Session, SessionKeys};
 use salt_wire::{
     crypticle::AesKey,
+    ids::Jid,
     publication::{Publication, PublicationError, PublicationLoad, Signature},
 };
 
@@ -20,12 +21,34 @@ use crate::telemetry::{LostAt, Telemetry};
 /// Why a publication will never be published here.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
-    /// No key opens it, it is no publication, or its signature is wrong.
+    /// No key opens it, or it is no publication.
     #[error("the publication cannot be opened")]
     Frame(#[source] PublicationError),
+    /// Its signature is wrong.
+    #[error("the publication of job {jid} cannot be trusted")]
+    Signature {
+        /// The job that it says it is.
+        jid: Jid,
+        /// What is wrong.
+        #[source]
+        source: PublicationError,
+    },
     /// `sign_pub_messages` is on here, and off at the MoM.
-    #[error("the MoM has not signed it, and sign_pub_messages is on at this site")]
-    Unsigned,
+    #[error("the MoM has not signed job {jid}, and sign_pub_messages is on at this site")]
+    Unsigned {
+        /// The job.
+        jid: Jid,
+    },
+}
+
+impl Unusable {
+    /// The job, where the publication opened.
+    pub(super) fn jid(&self) -> Option<&Jid> {
+        match self {
+            Self::Frame(_) => None,
+            Self::Signature { jid, .. } | Self::Unsigned { jid } => Some(jid),
+        }
+    }
 }
 
 /// Opens the publications of one MoM, in their order.
@@ -65,7 +88,7 @@ impl Opener {
             opened => opened,
         }
         .map_err(Unusable::Frame)?;
-        self.verify(&publication).await?;
+        self.verify(&publication, load.jid()).await?;
         match load.serial() {
             Some(serial) => {
                 let gaps = self
@@ -120,12 +143,15 @@ impl Opener {
         Err(result.expect("a session that is signed in has a key"))
     }
 
-    async fn verify(&self, publication: &Publication) -> Result<(), Unusable> {
+    async fn verify(&self, publication: &Publication, jid: &Jid) -> Result<(), Unusable> {
+        let jid = || jid.clone();
         let keys: Arc<SessionKeys> = self.session.signed_in().await;
         match publication.verify(&keys.credentials.master_key) {
-            Ok(Signature::Absent) if self.signature_required => Err(Unusable::Unsigned),
+            Ok(Signature::Absent) if self.signature_required => {
+                Err(Unusable::Unsigned { jid: jid() })
+            }
             Ok(Signature::Valid | Signature::Absent) => Ok(()),
-            Err(err) => Err(Unusable::Frame(err)),
+            Err(source) => Err(Unusable::Signature { jid: jid(), source }),
         }
     }
 }

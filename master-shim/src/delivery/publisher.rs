@@ -43,8 +43,13 @@ pub(super) enum Outcome {
         /// Names of a list target that it does not know.
         missing: Vec<String>,
     },
+    /// The lower master has it, and it means none of its minions.
+    NoMatch,
     /// It will not take it; counted and logged.
-    Refused,
+    Refused {
+        /// Why, by its own words.
+        why: String,
+    },
     /// The job has expired before the lower master took it.
     Expired,
 }
@@ -68,10 +73,7 @@ impl Burst {
             Answer::Reply(Ok(PublishReply::Published {
                 minions, missing, ..
             })) => Next::Published { minions, missing },
-            Answer::Reply(Ok(PublishReply::NoMatch { .. })) => Next::Published {
-                minions: Vec::new(),
-                missing: Vec::new(),
-            },
+            Answer::Reply(Ok(PublishReply::NoMatch { .. })) => Next::NoMatch,
             Answer::Reply(Ok(_) | Err(_)) => Next::Ended { maybe_sent: false },
             Answer::Lost | Answer::Published => Next::Ended { maybe_sent: true },
         }
@@ -85,6 +87,8 @@ pub(super) enum Next {
         minions: Vec<MinionId>,
         missing: Vec<String>,
     },
+    /// As [`Outcome::NoMatch`].
+    NoMatch,
     /// This one and the following ones are to be published singly.
     Ended {
         /// Whether a request of this one may have been carried out.
@@ -178,12 +182,7 @@ impl Publisher {
                 Answer::Reply(Ok(PublishReply::Published {
                     minions, missing, ..
                 })) => return Outcome::Published { minions, missing },
-                Answer::Reply(Ok(PublishReply::NoMatch { .. })) => {
-                    return Outcome::Published {
-                        minions: Vec::new(),
-                        missing: Vec::new(),
-                    };
-                }
+                Answer::Reply(Ok(PublishReply::NoMatch { .. })) => return Outcome::NoMatch,
                 Answer::Reply(Ok(PublishReply::AuthorizationError)) => {
                     return self.refused(load, "it does not allow it: publisher_acl or auth_list");
                 }
@@ -269,7 +268,8 @@ impl Publisher {
     fn refused(&self, load: &PublicationLoad, why: &str) -> Outcome {
         let what = format!("the lower master refused job {}: {why}", load.jid());
         self.telemetry.lost(LostAt::LowerMaster, 1, &what);
-        Outcome::Refused
+        let why = format!("the lower master refused it: {why}");
+        Outcome::Refused { why }
     }
 }
 

@@ -139,6 +139,7 @@ impl Fetch {
                 event,
                 load: None,
                 bytes,
+                heard_ms: daemon_kit::unix_millis(),
             });
             let upstream = usize::try_from(job.upstream).unwrap_or(0);
             sender.send(Found { ret, upstream }).await.ok()?;

@@ -24,6 +24,10 @@ use salt_wire::{
 use super::origins::{Origin, Origins};
 use crate::{config::SyndicMode, job_cache};
 
+/// Events of a relay about its sites and jobs. They go no further up than to the MoM of that relay, and a minion must not be able to
+/// speak in a site's name.
+const OWN_TAGS: &[&str] = &["saltway/site/", "saltway/job/"];
+
 /// One minion's return on its way up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Return {
@@ -33,6 +37,8 @@ pub(crate) struct Return {
     pub(crate) load: Option<Value>,
     /// Bytes that it takes on the wire, more or less.
     pub(crate) bytes: usize,
+    /// When it was heard, unix milliseconds; 0 when nobody knows.
+    pub(crate) heard_ms: u64,
 }
 
 /// What becomes of an event.
@@ -78,6 +84,8 @@ pub(crate) enum SkipReason {
     OwnProbe,
     /// Another shim of this site is the active one.
     Standby,
+    /// Only a shim itself speaks of a site.
+    OfSaltway,
 }
 
 /// Knows what the decision depends on.
@@ -107,6 +115,9 @@ impl Router {
         };
         if data.as_map().is_none() {
             return Route::Skip(SkipReason::Malformed);
+        }
+        if OWN_TAGS.iter().any(|own| event.tag.starts_with(own)) {
+            return Route::Skip(SkipReason::OfSaltway);
         }
         match event.parsed_tag() {
             EventTag::JobReturn { jid, .. } if is_jid(jid) && data.get("return").is_some() => {
@@ -153,7 +164,12 @@ impl Router {
             None => (None, None),
         };
         Route::Return {
-            ret: Box::new(Return { event, load, bytes }),
+            ret: Box::new(Return {
+                event,
+                load,
+                bytes,
+                heard_ms: 0,
+            }),
             upstream,
             trimmed,
         }

@@ -72,6 +72,7 @@ fn own_return(id: &MinionId, jid: Jid, fun: &str, ret: Value, retcode: u8) -> Re
         event,
         load: None,
         bytes: SMALL_BYTES,
+        heard_ms: daemon_kit::unix_millis(),
     }
 }
 

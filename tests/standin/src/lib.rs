@@ -25,6 +25,7 @@
 //! | [`StandinMom`] | a top master: keys, publications with serials, sign-in, and what it was sent |
 //! | [`StandinLowerMaster`] | a lower master: answers `publish`, keeps the jobs in their order |
 //! | [`EventBus`] | its `master_event_pub.ipc`, in either framing |
+//! | [`MomBus`] | the event bus of a top master, for reading and firing |
 //! | [`Relay`] | Redis, a bridge and master-shims between them |
 //!
 //! They are not what is measured: `cargo run -p standin --example rates` gave, in a debug build on two busy cores, 59,000
@@ -35,6 +36,7 @@ mod bus;
 mod jobs;
 mod lower;
 mod mom;
+mod mom_bus;
 mod port;
 mod relay;
 
@@ -42,5 +44,6 @@ pub use bus::EventBus;
 pub use jobs::{jid, job, return_data};
 pub use lower::{PublishAnswer, StandinLowerMaster};
 pub use mom::{Door, EventSeen, ReturnSeen, Seen, StandinMom};
+pub use mom_bus::{MomBus, cachedir};
 pub use relay::{Relay, RelayBuilder, Site};
 pub use salt_wire::bus::Framing;

@@ -17,6 +17,10 @@ use crate::port::RequestPort;
 /// What Salt writes into `.root_key`.
 const ROOT_KEY: &str = "c3RhbmQtaW4gcm9vdCBrZXksIDU3IGJ5dGVzIG9mIHJhbmRvbSBvbmVzIGluIFNhbHQ=";
 
+/// Where it keeps the keys that it has accepted, and what stands for one.
+const ACCEPTED_KEYS: &str = "pki/master/minions";
+const A_KEY: &str = "-----BEGIN PUBLIC KEY-----\n";
+
 /// What `publish` is answered with.
 #[derive(Clone, Debug)]
 pub enum PublishAnswer {
@@ -37,6 +41,7 @@ struct State {
     /// `<cachedir>/jobs`, when it keeps a job cache.
     job_cache: Option<PathBuf>,
     requests: usize,
+    pings: usize,
     jobs: Vec<Value>,
 }
 
@@ -50,8 +55,8 @@ pub struct StandinLowerMaster {
 }
 
 impl StandinLowerMaster {
-    /// Starts it for the site `id` below the masters `upstreams` (`syndic_master`), with these minions. `extra` is added to the
-    /// file of the minion, where salt-syndic reads most of its options.
+    /// Starts it for the site `id` below the masters `upstreams` (`syndic_master`), with these minions, whose keys it has accepted.
+    /// `extra` is added to the file of the minion, where salt-syndic reads most of its options, `master_extra` to its own.
     ///
     /// # Errors
     /// When no address is free or a file cannot be written.
@@ -62,11 +67,16 @@ impl StandinLowerMaster {
         minions: &[&str],
         framing: Framing,
         extra: &str,
+        master_extra: &str,
     ) -> Result<Self> {
         let address = Address::lease()?;
         let dir = workspace.path().join(id);
         fs::create_dir_all(dir.join("cache"))?;
         fs::write(dir.join("cache/.root_key"), ROOT_KEY)?;
+        fs::create_dir_all(dir.join(ACCEPTED_KEYS))?;
+        for minion in minions {
+            fs::write(dir.join(ACCEPTED_KEYS).join(minion), A_KEY)?;
+        }
         let path = dir.display();
         let master = [
             format!("interface: {}", address.ip()),
@@ -77,7 +87,7 @@ impl StandinLowerMaster {
             format!("pki_dir: {path}/pki/master"),
             format!("syndic_master: [{}]", upstreams.join(", ")),
         ];
-        fs::write(dir.join("master"), master.join("\n") + "\n")?;
+        fs::write(dir.join("master"), master.join("\n") + "\n" + master_extra)?;
         let minion = [
             format!("id: {id}"),
             format!("root_dir: {path}"),
@@ -93,6 +103,7 @@ impl StandinLowerMaster {
             returning: false,
             job_cache: None,
             requests: 0,
+            pings: 0,
             jobs: Vec::new(),
         }));
         let (answering, returns) = (Arc::clone(&state), Arc::clone(&bus));
@@ -149,16 +160,56 @@ impl StandinLowerMaster {
         state.jobs.iter().map(jid).collect()
     }
 
+    /// The directory of the keys that it has accepted.
+    #[must_use]
+    pub fn accepted_keys(&self) -> PathBuf {
+        self.dir.join(ACCEPTED_KEYS)
+    }
+
+    /// Accepts the key of a minion, which its jobs mean from now on. Whoever wants the event fires it: [`fire_key`](Self::fire_key).
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn accept_key(&self, minion: &str) -> Result<()> {
+        fs::write(self.accepted_keys().join(minion), A_KEY)?;
+        self.lock().minions.push(minion.to_owned());
+        Ok(())
+    }
+
+    /// Deletes the key of a minion.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn delete_key(&self, minion: &str) -> Result<()> {
+        fs::remove_file(self.accepted_keys().join(minion))?;
+        self.lock().minions.retain(|name| name != minion);
+        Ok(())
+    }
+
+    /// Tells of a key as `salt-key` does: `act` is `accept` or `delete`.
+    ///
+    /// # Errors
+    /// When a listener has hung.
+    pub fn fire_key(&self, minion: &str, act: &str) -> Result<()> {
+        let data = [
+            ("result", true.into()),
+            ("act", act.into()),
+            ("id", minion.into()),
+        ];
+        self.bus.fire("salt/key", &Value::map(data))
+    }
+
     /// The loads of `publish`, in their order.
     #[must_use]
     pub fn jobs(&self) -> Vec<Value> {
         self.lock().jobs.clone()
     }
 
-    /// Every request of any kind.
+    /// Every request of any kind, but pings.
     #[must_use]
     pub fn requests(&self) -> usize {
-        self.lock().requests
+        let state = self.lock();
+        state.requests - state.pings
     }
 
     /// Waits until at least `count` jobs were published here.
@@ -186,6 +237,7 @@ impl State {
         let envelope = decode(frame, Limits::CONTENT).ok()?;
         let job = envelope.get("load")?;
         if job.get_str("cmd") != Some("publish") {
+            self.pings += usize::from(job.get_str("cmd") == Some("ping"));
             return Some(encode(job, Dialect::Old));
         }
         if let Some(jobs) = &self.job_cache {

@@ -19,6 +19,7 @@ pub struct RelayBuilder {
     bridge_extra: String,
     shim_extra: String,
     minion_extra: String,
+    master_extra: String,
 }
 
 impl RelayBuilder {
@@ -65,6 +66,13 @@ impl RelayBuilder {
         self
     }
 
+    /// YAML for every lower master's own configuration.
+    #[must_use]
+    pub fn master_extra(mut self, yaml: &str) -> Self {
+        yaml.clone_into(&mut self.master_extra);
+        self
+    }
+
     /// Starts everything and waits until every daemon is ready.
     ///
     /// # Errors
@@ -103,6 +111,7 @@ impl RelayBuilder {
                 &minions,
                 self.framing,
                 &self.minion_extra,
+                &self.master_extra,
             )?;
             let shim = Daemon::master_shim(&format!("{id}-shim"), &lower.config_file())
                 .redis(&redis.url())
@@ -154,6 +163,7 @@ impl Relay {
             bridge_extra: String::new(),
             shim_extra: String::new(),
             minion_extra: String::new(),
+            master_extra: String::new(),
         }
     }
 
