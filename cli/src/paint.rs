@@ -34,7 +34,9 @@ impl Tone {
     pub(crate) fn of(word: &str) -> Self {
         match word {
             "up" | "complete" | "returned" | "ok" => Self::Good,
-            "open" | "running" | "unknown" | "silent" | "received" | "accepted" => Self::Watch,
+            "open" | "waiting" | "running" | "unknown" | "silent" | "received" | "accepted" => {
+                Self::Watch
+            }
             "down" | "incomplete" | "expired" | "failed" | "unreachable" | "not_received"
             | "unmatched" => Self::Bad,
             _ => Self::Plain,

@@ -98,13 +98,14 @@ pub(crate) fn client(args: &Args) -> anyhow::Result<Client> {
         .clone()
         .or_else(|| of_file(|settings| settings.token_file.clone()));
     let token = token.map(|file| read_token(&file)).transpose()?;
-    let ca = args
-        .ca_file
-        .clone()
-        .or_else(|| of_file(|settings| settings.tls_cert.clone()));
-    let ca = match ca {
-        Some(file) if url.starts_with("https:") => Some(read_file(&file, "authority file")?),
-        _ => None,
+    let own = of_file(|settings| settings.tls_cert.clone());
+    let ca = match (&args.ca_file, own) {
+        (Some(file), _) => Some(read_file(file, "authority file")?),
+        // A certificate that nobody else has signed vouches for itself; others are the system's.
+        (None, Some(file)) => {
+            Some(read_file(&file, "certificate")?).filter(|pem| is_self_signed(pem))
+        }
+        (None, None) => None,
     };
     Client::new(&url, token, ca.as_deref())
 }
@@ -158,6 +159,13 @@ fn certified_host(pem: &[u8], ip: IpAddr) -> Option<String> {
     names
         .iter()
         .find_map(|name| name.dnsname().map(str::to_owned))
+}
+
+fn is_self_signed(pem: &[u8]) -> bool {
+    X509::from_pem(pem).is_ok_and(|cert| {
+        let names = (cert.subject_name().to_der(), cert.issuer_name().to_der());
+        matches!(names, (Ok(subject), Ok(issuer)) if subject == issuer)
+    })
 }
 
 fn read_token(file: &Path) -> anyhow::Result<String> {

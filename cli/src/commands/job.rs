@@ -83,6 +83,7 @@ pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
     if !job.list("sites").is_empty() {
         lines.push(String::new());
         lines.extend(site_table(job.list("sites")).lines(out.width, out.colours));
+        lines.extend(job.list("sites").iter().filter_map(|site| said(site, out)));
     }
     lines
 }
@@ -108,6 +109,28 @@ fn verdict(job: &Value, out: &Output) -> String {
     .join(", ")
 }
 
+/// What a site did instead of publishing the job.
+fn said(site: &Value, out: &Output) -> Option<String> {
+    let said = clean(&site.text("said").replace('_', " "));
+    let reason = clean(site.text("reason"));
+    let told = match (said.as_str(), reason.as_str()) {
+        ("", "") => return None,
+        (said, "") => said.to_owned(),
+        ("", reason) => reason.to_owned(),
+        (said, reason) => format!("{said}: {reason}"),
+    };
+    Some(out.paint(&format!("{}: {told}", named(site.text("id"))), Tone::Bad))
+}
+
+/// A site's name; the two that are none are said in words.
+pub(super) fn named(id: &str) -> String {
+    match id {
+        "" => "(no site)".to_owned(),
+        "mom" => "(the MoM)".to_owned(),
+        id => clean(id),
+    }
+}
+
 fn site_table(sites: &[Value]) -> Table {
     let mut table = Table::new(vec![
         Column::left("SITE").shrinks(8),
@@ -127,7 +150,7 @@ fn site_table(sites: &[Value]) -> Table {
             false => figure("expected"),
         };
         table.row(vec![
-            Cell::new(site.text("id")),
+            Cell::new(named(site.text("id"))),
             Cell::state(site.text("state")),
             expected,
             figure("accepted"),
@@ -168,7 +191,7 @@ fn minion_table(minions: &[Value], heading: &'static str, key: &str) -> Table {
     for minion in minions {
         table.row(vec![
             Cell::new(minion.text("id")),
-            Cell::new(minion.text("site")),
+            Cell::new(named(minion.text("site"))),
             Cell::state(minion.text(key)),
         ]);
     }

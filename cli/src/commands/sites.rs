@@ -57,8 +57,8 @@ fn table(sites: &[Value], now: f64) -> Table {
             Cell::state(site.text("state")),
             Cell::new(ago("since")),
             Cell::new(ago("heard")),
-            Cell::new(site.count("minions").to_string()),
-            Cell::new(site.count("minions_up").to_string()),
+            figure(site, "minions"),
+            figure(site, "minions_up"),
             lag(site),
             Cell::new(spool(site)),
             Cell::bad_unless_zero(site.count("expired")),
@@ -69,7 +69,18 @@ fn table(sites: &[Value], now: f64) -> Table {
     table
 }
 
+/// A figure; `-` where no status of the site has told it yet.
+fn figure(site: &Value, key: &str) -> Cell {
+    match site.part(key) {
+        Value::Null => Cell::toned("-", Tone::Faint),
+        told => Cell::new(told.to_string()),
+    }
+}
+
 fn lag(site: &Value) -> Cell {
+    if site.part("lag_entries").is_null() {
+        return Cell::toned("-", Tone::Faint);
+    }
     let seconds = site.number("lag_seconds").unwrap_or_default();
     let entries = site.count("lag_entries");
     let tone = match () {
@@ -85,8 +96,9 @@ fn lag(site: &Value) -> Cell {
 }
 
 fn spool(site: &Value) -> String {
-    match site.count("spool_entries") {
-        0 => "0".to_owned(),
-        entries => format!("{entries}, {}", size(site.count("spool_bytes"))),
+    match (site.part("spool_entries"), site.count("spool_entries")) {
+        (Value::Null, _) => "-".to_owned(),
+        (_, 0) => "0".to_owned(),
+        (_, entries) => format!("{entries}, {}", size(site.count("spool_bytes"))),
     }
 }

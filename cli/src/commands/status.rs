@@ -31,7 +31,7 @@ pub(super) fn is_fine(status: &Value) -> bool {
 
 /// Whether the bridge has its Redis.
 pub(super) fn redis_is_up(status: &Value) -> bool {
-    matches!(status.part("redis").text("state"), "up" | "connected")
+    status.part("redis").text("state") == "up"
 }
 
 fn show(status: &Value, base: &str, out: &mut Output) -> anyhow::Result<()> {
@@ -63,7 +63,15 @@ fn show(status: &Value, base: &str, out: &mut Output) -> anyhow::Result<()> {
     } else {
         Tone::Bad
     };
-    line(out, "redis", &out.paint(&redis, tone))?;
+    let reason = match clean(status.part("redis").text("reason")) {
+        reason if reason.is_empty() => reason,
+        reason => format!(": {reason}"),
+    };
+    line(
+        out,
+        "redis",
+        &format!("{}{reason}", out.paint(&redis, tone)),
+    )?;
     line(out, "sites", &sites(status, out))?;
     let minions = status.part("minions");
     line(
@@ -113,7 +121,14 @@ fn sites(status: &Value, out: &Output) -> String {
     let sites = status.part("sites");
     let (up, down) = (sites.count("up"), sites.count("down"));
     let tone = if down == 0 { Tone::Plain } else { Tone::Bad };
-    format!("{up} up, {}", out.paint(&format!("{down} down"), tone))
+    let unknown = match sites.count("unknown") {
+        0 => String::new(),
+        count => format!(", {count} not heard of yet"),
+    };
+    format!(
+        "{up} up, {}{unknown}",
+        out.paint(&format!("{down} down"), tone)
+    )
 }
 
 fn lost(lost: &Value, out: &Output) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::job::summary;
+use super::job::{named, summary};
 use crate::client::{AskError, Client, escaped};
 use crate::field::Field;
 use crate::output::Output;
@@ -148,7 +148,7 @@ fn line(job: &Value) -> String {
                 "up" => String::new(),
                 other => format!(" {other}"),
             };
-            format!("{} {}{state}", site.text("id"), part(site))
+            format!("{} {}{state}", named(site.text("id")), part(site))
         })
         .collect();
     let text = format!(

@@ -4,12 +4,14 @@
 //! use, too: one picture of the API for everybody who reads it.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+use openssl::ssl::{SslAcceptor, SslStream};
 
 /// What the fake bridge answers, by path without its query; the last answer of a list stays.
 pub(crate) type Answers = HashMap<String, Vec<(u16, String)>>;
@@ -44,6 +46,16 @@ impl Bridge {
 
     /// A bridge of `answers`, which wants `token` if there is one.
     pub(crate) fn new(answers: Answers, token: Option<&'static str>) -> Self {
+        Self::start(answers, token, None)
+    }
+
+    /// A bridge of the files behind TLS.
+    pub(crate) fn secured(acceptor: SslAcceptor) -> Self {
+        let answers = Answers::from([("/api/v1/status".to_owned(), vec![(200, data("status"))])]);
+        Self::start(answers, None, Some(acceptor))
+    }
+
+    fn start(answers: Answers, token: Option<&'static str>, tls: Option<SslAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -51,7 +63,15 @@ impl Bridge {
         let mut answers = answers;
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                serve(stream, &mut answers, token, &log);
+                match &tls {
+                    None => serve(&stream, &stream, &mut answers, token, &log),
+                    Some(acceptor) => {
+                        // A client that trusts nobody ends the handshake.
+                        if let Ok(mut stream) = acceptor.accept(stream) {
+                            serve_secured(&mut stream, &mut answers, token, &log);
+                        }
+                    }
+                }
             }
         });
         Self { url, asked }
@@ -65,8 +85,28 @@ impl Bridge {
     }
 }
 
-fn serve(stream: TcpStream, answers: &mut Answers, token: Option<&str>, log: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(&stream).lines();
+fn serve_secured(
+    stream: &mut SslStream<TcpStream>,
+    answers: &mut Answers,
+    token: Option<&str>,
+    log: &Mutex<Vec<String>>,
+) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        head.push(byte[0]);
+    }
+    serve(head.as_slice(), stream, answers, token, log);
+}
+
+fn serve(
+    input: impl Read,
+    mut output: impl Write,
+    answers: &mut Answers,
+    token: Option<&str>,
+    log: &Mutex<Vec<String>>,
+) {
+    let mut lines = BufReader::new(input).lines();
     let Some(Ok(first)) = lines.next() else {
         return;
     };
@@ -90,12 +130,11 @@ fn serve(stream: TcpStream, answers: &mut Answers, token: Option<&str>, log: &Mu
         "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    let mut stream = &stream;
     // A client that hangs up early is its test's business.
     drop(
-        stream
+        output
             .write_all(head.as_bytes())
-            .and_then(|()| stream.write_all(body.as_bytes())),
+            .and_then(|()| output.write_all(body.as_bytes())),
     );
 }
 

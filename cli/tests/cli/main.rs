@@ -3,3 +3,4 @@
 mod common;
 mod placeholders;
 mod questions;
+mod tls;

@@ -201,13 +201,14 @@ fn is_of_use_to_the_mom_alone(version: SaltVersion) {
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    let asked = |id: &str| {
+    let heard = |args: &[&str]| {
         let mut events = master.record().expect("the recorder connects");
-        master
-            .salt(&["--timeout=1", id, "test.ping"])
-            .expect("salt runs");
-        let events = events.events().expect("recorded").to_vec();
-        events.iter().any(|event| {
+        let args = [&["--timeout=1"], args, &["test.ping"]].concat();
+        master.salt(&args).expect("salt runs");
+        events.events().expect("recorded").to_vec()
+    };
+    let asked = |id: &str| {
+        heard(&[id]).iter().any(|event| {
             event.data["fun"] == "saltutil.find_job" && event.data["tgt"] == json!([id])
         })
     };
@@ -216,6 +217,22 @@ fn is_of_use_to_the_mom_alone(version: SaltVersion) {
     mom.placeholders(&["add"]);
     assert_eq!(listed("minions").len(), ROSTER);
     assert!(asked("fra-web1"), "salt asks whom it has a key of");
+
+    // What no key can answer: 3007.14 expects everybody whose grains it does not have, 3006.27 and
+    // 3008.3 nobody.
+    let of_grain = heard(&["-G", "rack:r1"]);
+    let new = of_grain
+        .iter()
+        .find(|event| event.tag.ends_with("/new") && event.data["fun"] == "test.ping");
+    let expected = new.map_or(0, |event| {
+        event.data["minions"].as_array().map_or(0, Vec::len)
+    });
+    let all_are = if version == SaltVersion::V3008 {
+        0
+    } else {
+        ROSTER
+    };
+    assert_eq!(expected, all_are, "{of_grain:?}");
 
     let told = sign_in(&master, version, &workspace, "fra-web1");
     assert!(!told.contains("True"), "an impostor got in: {told}");
@@ -254,6 +271,11 @@ fn sign_in(master: &Master, version: SaltVersion, workspace: &Workspace, id: &st
 #[test]
 fn real_3008_mom_asks_placeholders_and_lets_nobody_in() {
     is_of_use_to_the_mom_alone(SaltVersion::V3008);
+}
+
+#[test]
+fn real_3007_mom_lists_placeholders_and_lets_nobody_in() {
+    is_of_use_to_the_mom_alone(SaltVersion::V3007);
 }
 
 #[test]
