@@ -276,20 +276,19 @@ fn real_nobody_below_speaks_in_the_name_of_a_site() {
     let relay = relay(&["a1"]);
     let site = relay.site(0).expect("a site");
     let forged = Value::map([("v", Value::Int(1)), ("site", "site2".into())]);
+    let ack = jid(1);
     for tag in [
         "saltway/site/site2/roster",
         "saltway/site/site2/status",
         "saltway/job/1/complete",
+        &format!("syndic/site2/{ack}"),
     ] {
         site.lower.bus.fire(tag, &forged).expect("fired");
     }
-    site.lower
-        .bus
-        .fire("saltway/other", &forged)
-        .expect("fired");
+    site.lower.bus.fire("custom/tag", &forged).expect("fired");
     relay
         .mom
-        .await_event("saltway/other", SOON)
+        .await_event("custom/tag", SOON)
         .expect("forwarded");
     let forged = relay.mom.seen(|seen| {
         let tags = seen.events.iter().map(|event| event.tag.clone());

@@ -26,7 +26,7 @@ use crate::{config::SyndicMode, job_cache};
 
 /// Events of a relay about its sites and jobs. They go no further up than to the MoM of that relay, and a minion must not be able to
 /// speak in a site's name.
-const OWN_TAGS: &[&str] = &["saltway/site/", "saltway/job/"];
+const OWN_TAGS: &str = "saltway/";
 
 /// One minion's return on its way up.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,10 +116,12 @@ impl Router {
         if data.as_map().is_none() {
             return Route::Skip(SkipReason::Malformed);
         }
-        if OWN_TAGS.iter().any(|own| event.tag.starts_with(own)) {
+        if event.tag.starts_with(OWN_TAGS) {
             return Route::Skip(SkipReason::OfSaltway);
         }
         match event.parsed_tag() {
+            // Another site's ack: its minions are named by the plain form, which comes along.
+            EventTag::Forwarded { tag, .. } if is_jid(tag) => Route::Skip(SkipReason::OfSaltway),
             EventTag::JobReturn { jid, .. } if is_jid(jid) && data.get("return").is_some() => {
                 self.route_return(jid, data, event.data.len())
             }
