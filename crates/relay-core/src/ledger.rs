@@ -22,15 +22,19 @@ use crate::{
 };
 
 mod cells;
+mod deliveries;
+mod expecting;
 mod fold;
 mod job;
 mod over;
+mod reach;
 mod report;
 mod saved;
 mod sites;
 
-use self::{job::Job, sites::Sites};
+use self::{deliveries::Counts, job::Job, sites::Sites};
 pub use self::{
+    deliveries::Deliveries,
     job::Said,
     report::{Figures, JobView, MinionReport, SiteSummary, State, Step, Summary, Verdict},
     saved::{Saved, SavedError, SavedJob, SavedNames, StoredJob, Unsaved},
@@ -223,19 +227,6 @@ impl SiteMissing {
     }
 }
 
-/// How many minions reached each step since the ledger was made, counted once for each job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Deliveries {
-    /// Expected.
-    pub expected: u64,
-    /// Named by their site.
-    pub accepted: u64,
-    /// Took the job.
-    pub received: u64,
-    /// Returned, failures included.
-    pub returned: u64,
-}
-
 /// How full a ledger is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LedgerState {
@@ -268,7 +259,7 @@ pub struct Ledger {
     timers: BTreeSet<(u64, Box<str>)>,
     dirty: BTreeSet<Box<str>>,
     queries: Queries,
-    deliveries: BTreeMap<String, Deliveries>,
+    deliveries: Counts,
     /// How many names of each table are on disk.
     saved_names: BTreeMap<u32, u32>,
     now_ms: u64,
@@ -285,6 +276,8 @@ impl Ledger {
     }
 
     fn over(config: LedgerConfig, rosters: Rosters) -> Self {
+        let mut deliveries = Counts::default();
+        deliveries.renumber(None, rosters.names().table());
         Self {
             config,
             rosters,
@@ -296,7 +289,7 @@ impl Ledger {
             timers: BTreeSet::new(),
             dirty: BTreeSet::new(),
             queries: Queries::default(),
-            deliveries: BTreeMap::new(),
+            deliveries,
             saved_names: BTreeMap::new(),
             now_ms: 0,
             bytes: 0,
@@ -349,11 +342,10 @@ impl Ledger {
         }
     }
 
-    /// How many minions of each site reached each step.
-    pub fn deliveries(&self) -> impl Iterator<Item = (&str, Deliveries)> {
-        self.deliveries
-            .iter()
-            .map(|(site, count)| (site.as_str(), *count))
+    /// How many minions of each site reached each step, sorted by site.
+    #[must_use]
+    pub fn deliveries(&self) -> Vec<(&str, Deliveries)> {
+        self.deliveries.all(self.rosters.names())
     }
 
     /// How full it is; cheap.

@@ -94,6 +94,8 @@ enum Page {
 pub(super) struct Cells {
     /// Sorted by the page's number.
     pages: Vec<(u16, Page)>,
+    /// What the pages take.
+    bytes: usize,
 }
 
 impl Cells {
@@ -118,12 +120,18 @@ impl Cells {
             Ok(at) => at,
             Err(_) if cell == Cell::NONE => return cell,
             Err(at) => {
-                self.pages.insert(at, (number, Page::Runs(vec![0])));
+                self.pages.insert(at, (number, Page::Runs(Vec::from([0]))));
+                self.bytes += size_of::<u16>();
                 at
             }
         };
-        let page = self.pages.get_mut(at).map(|(_, page)| page);
-        page.map_or(Cell::NONE, |page| page.set(offset(index), cell))
+        let Some((_, page)) = self.pages.get_mut(at) else {
+            return Cell::NONE;
+        };
+        let taken = page.bytes();
+        let before = page.set(offset(index), cell);
+        self.bytes = self.bytes + page.bytes() - taken;
+        before
     }
 
     /// Every cell of which something is known.
@@ -145,16 +153,12 @@ impl Cells {
         self.pages
             .retain(|(_, page)| !matches!(page, Page::Runs(runs) if *runs == [0]));
         self.pages.shrink_to_fit();
+        self.bytes = self.pages.iter().map(|(_, page)| page.bytes()).sum();
     }
 
     /// What they take in memory.
-    pub(super) fn bytes(&self) -> usize {
-        let of_page = |(_, page): &(u16, Page)| match page {
-            Page::Runs(runs) => runs.capacity() * size_of::<u16>(),
-            Page::Dense(_) => PAGE_BYTES,
-        };
-        self.pages.capacity() * size_of::<(u16, Page)>()
-            + self.pages.iter().map(of_page).sum::<usize>()
+    pub(super) const fn bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<(u16, Page)>() + self.bytes
     }
 
     pub(super) fn write(&self, writer: &mut Writer) {
@@ -189,7 +193,8 @@ impl Cells {
             };
             pages.push((number, page));
         }
-        Some(Self { pages })
+        let bytes = pages.iter().map(|(_, page)| page.bytes()).sum();
+        Some(Self { pages, bytes })
     }
 }
 
@@ -236,6 +241,13 @@ fn read_runs(bytes: &[u8]) -> Option<Page> {
 }
 
 impl Page {
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Runs(runs) => runs.capacity() * size_of::<u16>(),
+            Self::Dense(_) => PAGE_BYTES,
+        }
+    }
+
     fn get(&self, at: u16) -> Cell {
         match self {
             Self::Runs(runs) => {

@@ -58,18 +58,14 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Its answer is missing, and may name minions that nobody expects yet.
+    /// The site was asked and has not answered, or has let the job expire: who is meant there nobody knows.
     pub(super) const fn is_asked(&self) -> bool {
         self.ask && !self.has_answered()
     }
 
-    /// The site has answered each part of the job, or said that it will not publish it.
-    pub(super) const fn has_answered(&self) -> bool {
+    /// The site has answered each part of the job.
+    const fn has_answered(&self) -> bool {
         self.acks > 0 && self.acks >= self.published
-            || matches!(
-                self.said,
-                Some(Said::Expired | Said::Refused | Said::Unusable)
-            )
     }
 }
 
@@ -101,6 +97,12 @@ pub(super) struct Job {
     pub(super) parts: Vec<Part>,
     /// Not on disk as it is.
     pub(super) is_dirty: bool,
+    /// Among those that are to be written.
+    pub(super) is_queued: bool,
+    /// It was over, and something was heard since: how it ended may be another matter now.
+    pub(super) is_changed: bool,
+    /// When that is to be judged.
+    pub(super) review_ms: Option<u64>,
     /// The disk may know more of it; until that is here it is not written.
     pub(super) is_loading: bool,
     /// Since when it is done.
@@ -136,6 +138,9 @@ impl Job {
             unnamed: 0,
             parts: Vec::new(),
             is_dirty: true,
+            is_queued: false,
+            is_changed: false,
+            review_ms: None,
             is_loading: false,
             done_ms: None,
             told: None,
@@ -167,8 +172,16 @@ impl Job {
         self.pending -= u32::from(before.is_pending());
         self.unnamed += u32::from(is_unnamed(cell));
         self.unnamed -= u32::from(is_unnamed(before));
-        self.is_dirty |= before != cell;
+        if before != cell {
+            self.change();
+        }
         before
+    }
+
+    /// Notes that something of it is another thing now.
+    pub(super) fn change(&mut self) {
+        self.is_dirty = true;
+        self.is_changed = true;
     }
 
     /// Adds what was heard of a minion to its cell; the cell before and after.
@@ -244,11 +257,8 @@ impl Job {
         if self.unnamed == 0 || !self.is_heard {
             return;
         }
-        let is_settled = |part: &Part| {
-            part.acks > 0
-                && part.acks >= part.published
-                && part.acked_ms.saturating_add(settle_ms) <= now_ms
-        };
+        let is_settled =
+            |part: &Part| part.has_answered() && part.acked_ms.saturating_add(settle_ms) <= now_ms;
         let mut settled: Vec<SiteIndex> = Vec::new();
         settled.extend(
             self.parts
@@ -280,16 +290,17 @@ impl Job {
 
     /// When cells that their sites did not name are to be looked at.
     pub(super) fn settles_ms(&self, now_ms: u64, settle_ms: u64) -> Option<u64> {
-        let is_due = |part: &&Part| part.acks > 0 && part.acks >= part.published;
+        if self.unnamed == 0 || !self.is_heard {
+            return None;
+        }
+        let is_due = |part: &&Part| part.has_answered();
         let due = self
             .parts
             .iter()
             .filter(is_due)
             .map(|part| part.acked_ms.saturating_add(settle_ms));
         // What lies behind has been looked at.
-        (self.unnamed > 0 && self.is_heard)
-            .then(|| due.filter(|due| *due > now_ms).min())
-            .flatten()
+        due.filter(|due| *due > now_ms).min()
     }
 
     /// Notes which sites can be reached, now that the job is closed.
@@ -337,7 +348,8 @@ impl Job {
             let part = site.and_then(|site| self.part(site));
             site.is_some_and(expired) && verdict(self, cell, part, None) == Verdict::Expired
         });
-        let all_sites = !self.parts.iter().any(Part::is_asked);
+        let mut asked = self.parts.iter().filter(|part| part.is_asked());
+        let all_sites = asked.all(|part| part.said == Some(Said::Expired));
         if has_expired && all_minions && all_sites {
             State::Expired
         } else {

@@ -50,6 +50,7 @@ impl Ledger {
         let Some(names) = table_of(&mut self.rosters, &mut self.former, job.table) else {
             return;
         };
+        (job.is_changed, job.review_ms) = (false, None);
         job.settle(names, now_ms, config.settle_ms);
         job.note_done(now_ms);
         let next = next_state(job, names, now_ms, config.settle_ms);
@@ -151,28 +152,19 @@ impl Ledger {
         self.touched(jid);
     }
 
-    /// The job with this id, made if there is none, is changed by `change`.
-    pub(super) fn with_job(
-        &mut self,
-        jid: &str,
-        at_ms: u64,
-        actions: &mut Vec<Action>,
-        change: impl FnOnce(&mut Job, &mut Names),
-    ) {
-        if !self.jobs.contains_key(jid) {
-            let mut job = Job::new(jid, self.rosters.names().table(), at_ms);
-            job.is_loading = true;
-            job.ttl_ms = self.config.ttl_ms;
-            self.insert(job);
-            self.prolong(jid, at_ms);
-            actions.push(Action::Load {
-                jid: jid.to_owned(),
-            });
+    /// Sees that the job is there.
+    pub(super) fn ensure(&mut self, jid: &str, at_ms: u64, actions: &mut Vec<Action>) {
+        if self.jobs.contains_key(jid) {
+            return;
         }
-        if let Some((job, names)) = self.parts(jid) {
-            change(job, names);
-        }
-        self.touched(jid);
+        let mut job = Job::new(jid, self.rosters.names().table(), at_ms);
+        job.is_loading = true;
+        job.ttl_ms = self.config.ttl_ms;
+        self.insert(job);
+        self.prolong(jid, at_ms);
+        actions.push(Action::Load {
+            jid: jid.to_owned(),
+        });
     }
 
     /// A job and the names of its minions.
@@ -185,6 +177,7 @@ impl Ledger {
     pub(super) fn insert(&mut self, mut job: Job) {
         let jid = job.jid.clone();
         job.counted_bytes = 0;
+        job.is_queued = false;
         self.open += usize::from(job.state == State::Open);
         self.order.insert(jid.clone());
         self.jobs.insert(jid.clone(), job);
@@ -224,6 +217,10 @@ impl Ledger {
             return;
         };
         job.note_done(now_ms);
+        // Not at once, since it takes a look at every cell: late returns come in crowds.
+        if job.is_changed && job.state != State::Open && job.review_ms.is_none() {
+            job.review_ms = Some(now_ms.saturating_add(config.settle_ms));
+        }
         let due_ms = due(job, now_ms, config.settle_ms, config.linger_ms);
         if due_ms != job.due_ms {
             self.timers.remove(&(job.due_ms, job.jid.clone()));
@@ -232,7 +229,8 @@ impl Ledger {
             }
             job.due_ms = due_ms;
         }
-        if job.is_dirty && !job.is_loading && !self.dirty.contains(jid) {
+        if job.is_dirty && !job.is_loading && !job.is_queued {
+            job.is_queued = true;
             self.dirty.insert(job.jid.clone());
         }
         let bytes = job.bytes();
@@ -243,6 +241,8 @@ impl Ledger {
     /// Begins a new table of names when that is due.
     pub(super) fn leave_table_if_due(&mut self) {
         if let Some(former) = self.rosters.compact_if_due() {
+            self.deliveries
+                .renumber(Some(&former), self.rosters.names().table());
             self.former.insert(former.table(), former);
             self.former_if_needed();
         }
@@ -309,6 +309,9 @@ fn due(job: &Job, now_ms: u64, settle_ms: u64, linger_ms: u64) -> u64 {
         // No longer complete, or expired after all: at once.
         (State::Complete, None) if job.is_published => at(now_ms),
         (_, None) => {}
+    }
+    if let Some(review_ms) = job.review_ms {
+        at(review_ms);
     }
     if job.state != State::Open {
         let leaves_ms = job.ended_ms.saturating_add(linger_ms);

@@ -165,7 +165,7 @@ impl Ledger {
                 continue;
             };
             job.cells.squeeze();
-            job.is_dirty = false;
+            (job.is_dirty, job.is_queued) = (false, false);
             let saved = to_saved(job, names);
             bytes += saved.bytes.len();
             unsaved.jobs.push(saved);
