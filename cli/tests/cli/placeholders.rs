@@ -227,10 +227,10 @@ fn is_of_use_to_the_mom_alone(version: SaltVersion) {
     let expected = new.map_or(0, |event| {
         event.data["minions"].as_array().map_or(0, Vec::len)
     });
-    let all_are = if version == SaltVersion::V3008 {
-        0
-    } else {
+    let all_are = if version == SaltVersion::V3007 {
         ROSTER
+    } else {
+        0
     };
     assert_eq!(expected, all_are, "{of_grain:?}");
 
@@ -250,7 +250,9 @@ fn is_of_use_to_the_mom_alone(version: SaltVersion) {
 /// A minion with a key of its own signs in under `id`; what it was told.
 fn sign_in(master: &Master, version: SaltVersion, workspace: &Workspace, id: &str) -> String {
     let dir = workspace.path().join("impostor");
-    fs::create_dir_all(&dir).expect("a directory");
+    for part in ["pki", "cache", "sock"] {
+        fs::create_dir_all(dir.join(part)).expect("a directory");
+    }
     let options = json!({
         "id": id, "master": master.ip().to_string(), "root_dir": dir, "pki_dir": dir.join("pki"), "user": "root",
         "cachedir": dir.join("cache"), "sock_dir": dir.join("sock"), "log_file": dir.join("log"), "auth_tries": 1, "auth_timeout": 3,
