@@ -8,13 +8,16 @@
 //! - The connection is made when the bus is heard, not when the first event is due: a job's minions have to be on the bus
 //!   within milliseconds of the job.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use daemon_kit::{CancellationToken, chain};
-use salt_link::event_bus::EventWriter;
+use salt_link::event_bus::{EventWriter, FireError};
 use salt_wire::msgpack::Value;
 use tokio::sync::mpsc;
 
@@ -25,6 +28,9 @@ const QUEUED_MAX: usize = 4_096;
 
 /// Their bytes, about.
 const QUEUED_BYTES_MAX: usize = 16 << 20;
+
+/// How soon the connection is tried again while the bus takes nothing.
+const RETRY: Duration = Duration::from_secs(1);
 
 enum Order {
     Connect,
@@ -107,19 +113,11 @@ impl FireTask {
             let order = tokio::select! {
                 () = shutdown.cancelled() => return,
                 order = self.orders.recv() => order,
+                () = tokio::time::sleep(RETRY), if self.failing => Some(Order::Connect),
             };
-            let done = match order {
-                None => return shutdown.cancelled().await,
-                Some(Order::Connect) => self.writer.reconnect().await,
-                Some(Order::Fire { tag, data, bytes }) => {
-                    let fired = self.writer.fire(&tag, data).await;
-                    self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    match &fired {
-                        Ok(()) => self.telemetry.event_fired(),
-                        Err(_) => self.telemetry.event_not_fired("the bus does not take it"),
-                    }
-                    fired
-                }
+            let done = tokio::select! {
+                () = shutdown.cancelled() => return,
+                done = self.carry_out(order) => done,
             };
             match done {
                 Ok(()) => self.failing = false,
@@ -128,6 +126,23 @@ impl FireTask {
                     self.failing = true;
                     self.telemetry.bus_refuses(&err);
                 }
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: Option<Order>) -> Result<(), FireError> {
+        match order {
+            // The ledger has ended; so does this.
+            None => std::future::pending().await,
+            Some(Order::Connect) => self.writer.reconnect().await,
+            Some(Order::Fire { tag, data, bytes }) => {
+                let fired = self.writer.fire(&tag, data).await;
+                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                match &fired {
+                    Ok(()) => self.telemetry.event_fired(),
+                    Err(_) => self.telemetry.event_not_fired("the bus does not take it"),
+                }
+                fired
             }
         }
     }

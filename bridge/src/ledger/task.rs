@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use daemon_kit::{CancellationToken, steady_millis};
 use redis_link::SiteName;
 use relay_core::{
-    ledger::{Deliveries, Ledger, Said},
+    ledger::{Action, Deliveries, Ledger, Said},
     names::Up,
     roster::{Announced, Announcement, Digest, Kind},
 };
@@ -407,18 +407,7 @@ impl LedgerTask {
         let Found { jid, job, returns } = found;
         let jid = jid.as_str();
         let at_ms = catch_up::millis(job.published_at).unwrap_or(now_ms);
-        let heard = Heard {
-            at_ms,
-            ttl_ms: self.ttl_ms,
-        };
-        let Ok(News::Published { mut published, .. }) = decode::published(jid, &job.load, heard)
-        else {
-            self.telemetry.event_malformed(jid, "job_cache");
-            return;
-        };
-        published.is_past = true;
-        published.mom_minions = job.minions.iter().map(ToString::to_string).collect();
-        let mut actions = self.ledger.published(&published);
+        let mut actions = self.found_published(found, at_ms, now_ms);
         for (site, minions) in &job.by_site {
             let minions = minions.iter().map(|id| id.as_str());
             actions.extend(self.ledger.accepted(jid, site.as_str(), minions, [], at_ms));
@@ -435,6 +424,32 @@ impl LedgerTask {
             actions.extend(self.ledger.returned(&returned));
         }
         self.act(actions, now_ms);
+    }
+
+    /// The publication itself, as far as its load can be read.
+    fn found_published(&mut self, found: &Found, at_ms: u64, now_ms: u64) -> Vec<Action> {
+        let heard = Heard {
+            at_ms,
+            ttl_ms: self.ttl_ms,
+        };
+        let jid = found.jid.as_str();
+        let Some(load) = &found.job.load else {
+            return Vec::new();
+        };
+        let Ok(News::Published { mut published, arg }) = decode::published(jid, load, heard) else {
+            self.telemetry.event_malformed(jid, "job_cache");
+            return Vec::new();
+        };
+        published.is_past = true;
+        let minions = found.job.minions.iter();
+        published.mom_minions = minions.map(ToString::to_string).collect();
+        let is_new = self.ledger.job(jid).is_none();
+        let actions = self.ledger.published(&published);
+        // Of two passes the first one finds it.
+        if is_new {
+            self.audit_job(&published, &arg, &actions, now_ms);
+        }
+        actions
     }
 
     fn tick(&mut self, now_ms: u64) {

@@ -168,11 +168,10 @@ impl LocalCache {
         mut each: impl FnMut(MinionId, Bytes, Option<SystemTime>),
     ) -> Option<CachedJob> {
         let directory = self.directory(jid)?;
-        let load = read_value(&directory.join(".load.p"))?;
-        let published = fs::metadata(directory.join("jid")).and_then(|found| found.modified());
+        let marker = fs::metadata(directory.join("jid")).ok()?;
         let mut job = CachedJob {
-            load,
-            published_at: published.ok(),
+            load: read_value(&directory.join(".load.p")),
+            published_at: marker.modified().ok(),
             minions: read_ids(&directory.join(".minions.p")),
             by_site: Vec::new(),
         };
@@ -207,8 +206,8 @@ impl LocalCache {
 /// A job as the cache has it, without its returns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CachedJob {
-    /// The load with which it was published.
-    pub load: Value,
+    /// The load with which it was published; `None` when it cannot be read.
+    pub load: Option<Value>,
     /// When.
     pub published_at: Option<SystemTime>,
     /// The ids that this master itself targeted.
@@ -321,7 +320,10 @@ mod tests {
         let job = cache.read_job(&jid(), |minion, bytes, _| returned.push((minion, bytes)));
         let job = job.expect("known");
         let ids = |ids: &[MinionId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(job.load.get_str("tgt"), Some("*"));
+        assert_eq!(
+            job.load.as_ref().and_then(|load| load.get_str("tgt")),
+            Some("*")
+        );
         assert_eq!(ids(&job.minions), ["site1"]);
         let [(site, minions)] = &job.by_site[..] else {
             panic!("{job:?}");

@@ -32,7 +32,10 @@ impl MomBus {
     /// # Errors
     /// When a directory or socket cannot be made.
     pub fn listen(mom: &StandinMom) -> Result<Self> {
-        let dir = mom.config_file().parent().context("a file in no directory")?;
+        let dir = mom
+            .config_file()
+            .parent()
+            .context("a file in no directory")?;
         fs::create_dir_all(dir.join("cache"))?;
         let sock_dir = dir.join("run");
         let bus = Arc::new(EventBus::listen(&sock_dir, Framing::Streaming)?);

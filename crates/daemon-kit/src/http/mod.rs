@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_openssl::SslStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 pub use access::{HttpConfig, Tls};
 pub use axum;
@@ -138,6 +138,8 @@ impl HttpServer {
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        info!(listen = %bound, tls = tls.is_some(), "the HTTP port is open");
         let router = router
             .route(
                 "/healthz",

@@ -44,6 +44,10 @@ impl EventWriterConfig {
     }
 }
 
+/// How long the first probe of each framing is waited for: it is fired in vain when the master takes our writing
+/// connection before our reading one.
+const PROBE_BRIEFLY: Duration = Duration::from_millis(250);
+
 /// Why an event was not fired.
 #[derive(Debug, thiserror::Error)]
 pub enum FireError {
@@ -110,9 +114,9 @@ impl FireError {
 /// The writing end of a master's bus.
 ///
 /// A master that is given the wrong framing drops the event in silence, and which one is right
-/// depends on its version. So a fresh connection first fires `saltway/probe/<random>` in one
-/// framing, then in the other, until the event is seen on the bus; that framing is kept for as long
-/// as the connection lives.
+/// depends on its version. So a fresh connection first fires `saltway/probe/<random>/<number>` in one
+/// framing, then in the other, until such an event is seen on the bus; the framing that its number
+/// stands for is kept for as long as the connection lives.
 ///
 /// - There is no acknowledgement: an event that was written when the master died is lost.
 /// - Calls from several tasks take turns.
@@ -217,7 +221,7 @@ impl EventWriter {
         let mut bus = open(&self.config.pub_socket).await?;
         let mut decoder = BusDecoder::new(FRAME_BYTES_MAX);
         let nonce = Nonce::random().map_err(|_| FireError::Random)?;
-        let tag = format!("{PROBE_TAG_PREFIX}{}", nonce.as_str());
+        let prefix = format!("{PROBE_TAG_PREFIX}{}/", nonce.as_str());
         let data = encode(
             &Value::map([("_stamp", stamp::now().as_str().into())]),
             Dialect::New,
@@ -228,43 +232,55 @@ impl EventWriter {
             Framing::LengthPrefix => Framing::Streaming,
             Framing::Streaming => Framing::LengthPrefix,
         };
-        for framing in [first, second] {
-            // Each try has its own connection: a master that misread the last one may be waiting for
-            // the rest of a frame that never comes.
+        let whole = self.config.probe_timeout;
+        let brief = PROBE_BRIEFLY.min(whole);
+        let tries = [
+            (first, brief),
+            (second, brief),
+            (first, whole),
+            (second, whole),
+        ];
+        // Each try has its own connection: a master that misread the last one may be waiting for the rest of a frame that
+        // never comes. And each has its own tag: what comes late tells of the try that it belongs to.
+        let mut tried = Vec::new();
+        for (framing, patience) in tries {
             let mut stream = open(&self.config.pull_socket).await?;
-            let probe = encode_event(&tag, &data, framing)?;
-            match self.write(&mut stream, &probe).await {
-                Ok(()) => {}
+            let probe = encode_event(&format!("{prefix}{}", tried.len()), &data, framing)?;
+            let written = self.write(&mut stream, &probe).await;
+            tried.push(Some(Connection { stream, framing }));
+            if let Err(error) = written {
                 // Closed by a master that could not read it.
-                Err(error) => {
-                    debug!(?framing, %error, "probe not taken");
-                    continue;
-                }
+                debug!(?framing, %error, "probe not taken");
+                continue;
             }
-            let wait = self.see(&mut bus, &mut decoder, &tag);
-            match tokio::time::timeout(self.config.probe_timeout, wait).await {
-                Ok(seen) => seen?,
-                Err(_) => continue,
+            let wait = self.see(&mut bus, &mut decoder, &prefix);
+            let Ok(seen) = tokio::time::timeout(patience, wait).await else {
+                continue;
+            };
+            let number = seen?;
+            if let Some(connection) = tried.get_mut(number).and_then(Option::take) {
+                let framing = connection.framing;
+                info!(socket = %self.config.pull_socket.display(), ?framing, "event bus takes events");
+                return Ok(connection);
             }
-            info!(socket = %self.config.pull_socket.display(), ?framing, "event bus takes events");
-            return Ok(Connection { stream, framing });
         }
-        Err(FireError::NoProbe {
-            after: self.config.probe_timeout,
-        })
+        Err(FireError::NoProbe { after: whole })
     }
 
-    /// Reads the bus until the event with this tag comes by. Cancel-safe.
+    /// Reads the bus until an event with a tag of this prefix and a number comes by; the number. Cancel-safe.
     async fn see(
         &self,
         bus: &mut UnixStream,
         decoder: &mut BusDecoder,
-        tag: &str,
-    ) -> Result<(), FireError> {
+        prefix: &str,
+    ) -> Result<usize, FireError> {
         loop {
-            while let Some(decoded) = decoder.next_event(|seen| seen == tag)? {
-                if matches!(decoded, Decoded::Event(_)) {
-                    return Ok(());
+            while let Some(decoded) = decoder.next_event(|seen| seen.starts_with(prefix))? {
+                if let Decoded::Event(event) = decoded
+                    && let Some(number) = event.tag.strip_prefix(prefix)
+                    && let Ok(number) = number.parse()
+                {
+                    return Ok(number);
                 }
             }
             let failed = |source| FireError::Read {
