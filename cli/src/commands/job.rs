@@ -71,11 +71,15 @@ pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
     let state = out.paint(&clean(word), Tone::of(word));
     let over = if word == "open" { "for" } else { "after" };
     let seconds = span(job.number("seconds").unwrap_or_default());
-    let user = clean(job.text("user"));
+    // A job without a user was not published by this MoM: its returns came up from a site.
+    let by = match clean(job.text("user")) {
+        user if user.is_empty() => "begun at a site".to_owned(),
+        user => format!("by {user}"),
+    };
     let mut lines = vec![
         out.paint(&head, Tone::Strong),
         format!(
-            "{state} {over} {seconds}; by {user}, {}",
+            "{state} {over} {seconds}; {by}, {}",
             moment(job.number("at"))
         ),
         verdict(job, out),
