@@ -4,4 +4,5 @@ mod api;
 mod audit;
 mod bridges;
 mod jobs;
+mod load;
 mod stage;
