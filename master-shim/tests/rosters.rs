@@ -183,6 +183,8 @@ fn real_status_tells_how_the_site_stands_and_does_not_pile_up() {
     relay.mom.forget();
     let fired = Value::map([("x", Value::Int(1))]);
     site.lower.bus.fire("custom/tag", &fired).expect("fired");
+    site.lower.accept_key("a3").expect("accepted");
+    site.lower.fire_key("a3", "accept").expect("fired");
     let began = testkit::now();
     await_that("the outage to last", AWAY + SOON, || {
         (began.elapsed() > AWAY).then_some(()).ok_or("not yet")
@@ -192,8 +194,8 @@ fn real_status_tells_how_the_site_stands_and_does_not_pile_up() {
         .metric("saltway_spool_entries", &[])
         .expect("metrics");
     assert!(
-        spooled <= Some(1.0),
-        "{spooled:?}: the forwarded event alone"
+        spooled <= Some(2.0),
+        "{spooled:?}: the forwarded events alone, `custom/tag` and `salt/key`"
     );
     relay.mom.set_paused(false);
     relay
@@ -201,8 +203,14 @@ fn real_status_tells_how_the_site_stands_and_does_not_pile_up() {
         .await_event("custom/tag", SOON)
         .expect("the lane goes on");
     await_that("a status", SOON, || statuses(&relay).pop().ok_or("none"));
+    let with_a3 = RosterDigest::of_sorted(["a1", "a2", "a3"]);
+    await_that("what has changed meanwhile", SOON, || {
+        let rosters = rosters(&relay);
+        let known = rosters.iter().any(|roster| roster.digest == with_a3);
+        known.then_some(()).ok_or(format!("{rosters:?}"))
+    });
     let came = statuses(&relay).len();
-    assert!(came <= 3, "{came} statuses of an outage of {AWAY:?}");
+    assert!(came <= 4, "{came} statuses of an outage of {AWAY:?}");
 }
 
 #[test]

@@ -81,13 +81,11 @@ impl KeyDirectory {
 
     /// Whether the directory is for certain as it was when it was looked at. Blocks, for one system call.
     pub(super) fn is_as_at(&self, then: &Stamp) -> bool {
-        then.settled
-            && self.stamp().is_ok_and(|now| {
-                Stamp {
-                    settled: true,
-                    ..now
-                } == *then
-            })
+        let now = self.stamp().map(|now| Stamp {
+            settled: true,
+            ..now
+        });
+        now.is_ok_and(|now| now == *then)
     }
 
     fn stamp(&self) -> io::Result<Stamp> {
