@@ -178,6 +178,9 @@ fn tell(outcome: &Outcome, directory: &Path) {
         outcome.repeated,
         outcome.control,
     );
+    for wrong in &outcome.misjudged {
+        eprintln!("[faults]   the ledger is wrong: {wrong}");
+    }
     for lost in &outcome.lost {
         eprintln!(
             "[faults]   lost: job {} (jid {}, {:+.1} s) of {}: {}",

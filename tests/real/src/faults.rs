@@ -25,6 +25,7 @@ mod outcome;
 mod run;
 mod stand;
 mod table;
+mod verdicts;
 
 pub use case::{Case, Kind};
 pub use outcome::{Control, Lost, Outcome, Place};

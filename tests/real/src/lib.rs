@@ -5,4 +5,5 @@
 pub mod answers;
 pub mod faults;
 pub mod invocations;
+pub mod ledger;
 pub mod stream;

@@ -67,6 +67,11 @@ fn assert_whole(case: Case, outcome: &Outcome) {
         "{case}: delivered after {:.1} s",
         outcome.delivered
     );
+    assert!(
+        outcome.misjudged.is_empty(),
+        "{case}: the ledger is wrong about {:?}",
+        outcome.misjudged
+    );
     let well_within = match case {
         Case::KillLowerMaster => HEALTHY_AFTER_TIME_OUTS,
         _ => HEALTHY_WITHIN,

@@ -8,6 +8,7 @@ use super::{
     case::Case,
     inject::Fault,
     jobs::{Job, Returns, Runs, answered},
+    verdicts::Truth,
 };
 
 /// A minion's clock is the harness' own, but a job that was published in time may wait a moment for a processor.
@@ -110,6 +111,8 @@ pub struct Outcome {
     pub lost: Vec<Lost>,
     /// Returns that came to the MoM more than once.
     pub repeated: usize,
+    /// Where the ledger says something else than the minions, as sentences.
+    pub misjudged: Vec<String>,
 }
 
 /// By jid and minion: whether the minion's own master has the return. No entry: it does not know the job.
@@ -184,6 +187,24 @@ impl Seen<'_> {
             (Some(false), false) => Place::NotRun,
             (None, false) => Place::NotPublishedBelow,
         })
+    }
+
+    /// What became of each accepted job at each minion, in the ledger's words.
+    pub(super) fn truth(&self) -> Truth {
+        let minions = || self.hit.iter().chain(self.spared);
+        let pairs = self
+            .accepted()
+            .flat_map(|job| minions().map(move |minion| (job, minion)));
+        let said = pairs.filter_map(|(job, minion)| {
+            let verdict = match self.place(job, minion) {
+                None => "returned",
+                Some(Place::GivenUp | Place::NotReturned | Place::NotRecorded) => "silent",
+                Some(Place::NotRun | Place::NotPublishedBelow) if self.may_expire(job) => "expired",
+                Some(Place::NotRun | Place::NotPublishedBelow) => "not_received",
+            };
+            Some((Self::key(job, minion)?, verdict))
+        });
+        said.collect()
     }
 
     fn accepted(&self) -> impl Iterator<Item = &Job> {
@@ -291,6 +312,7 @@ impl Seen<'_> {
             control: self.control(),
             lost: lost.collect(),
             repeated: self.returns.values().filter(|at| at.len() > 1).count(),
+            misjudged: Vec::new(),
         }
     }
 }

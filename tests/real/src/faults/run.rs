@@ -15,6 +15,7 @@ use super::{
     jobs::{Job, JobStream, Runs, answered, runs},
     outcome::{Below, GivenUp, Outcome, Seen},
     stand::Stand,
+    verdicts::misjudged,
 };
 use crate::stream::{published_times, recorded_returns};
 
@@ -76,7 +77,11 @@ pub fn run_case(stand: &mut Stand, case: Case) -> Result<Outcome> {
         others,
     };
     let release = stand.tree.mom.version().release().to_owned();
-    Ok(seen.outcome(case, stand.relay, release, healthy))
+    let mut outcome = seen.outcome(case, stand.relay, release, healthy);
+    if let Some(bridge) = stand.bridge() {
+        outcome.misjudged = misjudged(bridge, &seen.truth())?;
+    }
+    Ok(outcome)
 }
 
 /// What each minion's own master knows: whether it has the return, where it has the job.

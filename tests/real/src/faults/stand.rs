@@ -127,6 +127,11 @@ impl Stand {
         self.tree.workspace().path().to_path_buf()
     }
 
+    /// A bridge of Saltway's.
+    pub(super) fn bridge(&self) -> Option<&Daemon> {
+        self.bridges.first()
+    }
+
     /// How old a job may get.
     pub(super) fn ttl(&self) -> Duration {
         match self.kind {

@@ -127,6 +127,7 @@ pub fn json_line(outcome: &Outcome) -> String {
         "control": control.map(|it| json!([it.wanted, it.recorded, it.before, it.during])),
         "lost": lost,
         "repeated": outcome.repeated,
+        "misjudged": outcome.misjudged,
     })
     .to_string()
 }
@@ -167,6 +168,13 @@ pub fn parse_line(line: &str) -> Result<Outcome> {
         control: parse_control(&value["control"])?,
         lost: lost.iter().map(parse_lost).collect::<Result<_>>()?,
         repeated: count("repeated")?,
+        // Lines of before the ledger do not have it.
+        misjudged: value["misjudged"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|it| it.as_str().map(str::to_owned))
+            .collect(),
     })
 }
 
@@ -256,6 +264,7 @@ mod tests {
                 at: 2.5,
             }],
             repeated: 0,
+            misjudged: Vec::new(),
         };
         let line = json_line(&outcome);
         let read = parse_line(&line).expect("our own line");
