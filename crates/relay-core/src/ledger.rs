@@ -28,17 +28,20 @@ mod fold;
 mod job;
 mod over;
 mod reach;
+mod record;
 mod report;
 mod saved;
 mod sites;
+mod words;
 
 use self::{deliveries::Counts, job::Job, sites::Sites};
 pub use self::{
     deliveries::Deliveries,
     job::Said,
-    report::{Figures, JobView, MinionReport, SiteSummary, State, Step, Summary, Verdict},
+    report::{Figures, JobView, MinionReport, SiteSummary, Summary},
     saved::{Saved, SavedError, SavedJob, SavedNames, StoredJob, Unsaved},
     sites::{Reach, SiteState},
+    words::{State, Step, Verdict},
 };
 
 /// The question of the `salt` command whether a job still runs: it is followed, but is no job of its own here.

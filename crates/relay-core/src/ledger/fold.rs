@@ -31,6 +31,8 @@ impl Ledger {
         let mut named = 0_usize;
         let minions = minions.into_iter().inspect(|_| named += 1);
         let new = self.place_all(jid, site, minions, Cell::new(EXPECTED).accepted());
+        // What comes late from the job cache settles from now on.
+        let now_ms = self.now_ms;
         let Some((job, names)) = self.parts(jid) else {
             return actions;
         };
@@ -47,7 +49,7 @@ impl Ledger {
         // An ack that names nobody new is one that was sent twice.
         if new > 0 || named == 0 || part.acks == 0 {
             part.acks = part.acks.saturating_add(1);
-            part.acked_ms = part.acked_ms.max(at_ms);
+            part.acked_ms = part.acked_ms.max(at_ms).max(now_ms);
         }
         if !is_open {
             part.at_close = Reach::Up;
@@ -154,6 +156,7 @@ impl Ledger {
             return actions;
         }
         self.ensure(jid, at_ms, &mut actions);
+        let now_ms = self.now_ms;
         let Some((job, names)) = self.parts(jid) else {
             return actions;
         };
@@ -164,7 +167,7 @@ impl Ledger {
         }
         if said == Said::NoMatch && part.said != Some(Said::NoMatch) {
             part.acks = part.acks.saturating_add(1);
-            part.acked_ms = part.acked_ms.max(at_ms);
+            part.acked_ms = part.acked_ms.max(at_ms).max(now_ms);
         }
         // What weighs most stands, in whatever order it was said.
         if part.said.is_none_or(|known| known < said) {

@@ -2,8 +2,9 @@
 
 use super::{
     cells::{Cell, Cells, EXPECTED, UNMATCHED},
-    report::{State, Verdict, verdict},
+    report::verdict,
     sites::{Reach, Sites},
+    words::{State, Verdict},
 };
 use crate::{
     names::{MOM, MinionIndex, NOWHERE, Names, SiteIndex},
@@ -66,6 +67,24 @@ impl Part {
     /// The site has answered each part of the job.
     const fn has_answered(&self) -> bool {
         self.acks > 0 && self.acks >= self.published
+    }
+
+    /// Adds what was heard of it elsewhere.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.published = self.published.max(other.published);
+        self.acks = self.acks.max(other.acks);
+        self.ask |= other.ask;
+        if self
+            .said
+            .is_none_or(|said| other.said.is_some_and(|other| other > said))
+        {
+            self.said = other.said;
+            self.reason.clone_from(&other.reason);
+        }
+        self.acked_ms = self.acked_ms.max(other.acked_ms);
+        if other.acks > 0 && self.at_close == Reach::Down {
+            self.at_close = Reach::Up;
+        }
     }
 }
 

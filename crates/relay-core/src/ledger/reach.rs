@@ -118,8 +118,13 @@ impl Ledger {
 
     /// What passed unheard of this job has been made good, from the top master's job cache.
     pub fn caught_up(&mut self, jid: &str) {
-        if let Some(job) = self.jobs.get_mut(jid) {
+        let now_ms = self.now_ms;
+        if let Some(job) = self.jobs.get_mut(jid)
+            && !job.is_heard
+        {
             job.is_heard = true;
+            job.change();
+            job.review_ms = Some(now_ms);
             self.touched(jid);
         }
     }

@@ -638,6 +638,8 @@ fn an_ack_of_one_part_does_not_make_another_s_minions_unmatched() {
     let mut ledger = ledger();
     let _ = publish(&mut ledger, "list", "a1");
     let _ = publish(&mut ledger, "list", "a2");
+    // Sent twice, as a request is whose reply was lost.
+    ack(&mut ledger, "s1", "a1");
     ack(&mut ledger, "s1", "a1");
     assert_eq!(ledger.tick(T + 60_000), []);
     check(
@@ -844,6 +846,24 @@ fn a_job_from_the_job_cache_is_told_to_nobody_but_counts() {
     assert_eq!(
         ended(&ledger.tick(DEADLINE)),
         ["incomplete 6 3 [b1,b2,b3] []"]
+    );
+}
+
+#[test]
+fn a_ledger_that_has_caught_up_judges_what_it_left_open() {
+    let mut ledger = ledger();
+    let _ = publish(&mut ledger, "glob", "a*");
+    ledger.missed();
+    let _ = ledger.tick(T + 20_000);
+    ack(&mut ledger, "s1", "a1 a2");
+    returned(&mut ledger, "a1 a2");
+    assert_eq!(ledger.tick(T + 40_000), []);
+    ledger.caught_up("j");
+    let _ = ledger.tick(T + 40_001);
+    assert_eq!(
+        ended(&ledger.tick(T + 42_000)),
+        ["complete 2 2 [] []"],
+        "a3 is unmatched"
     );
 }
 
