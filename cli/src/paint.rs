@@ -89,6 +89,26 @@ pub(crate) fn size(bytes: u64) -> String {
     )
 }
 
+/// `pieces` with commas between them, on as many lines as `width` asks for.
+pub(crate) fn flow(pieces: &[(String, Tone)], width: usize, colours: bool) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for (at, (text, tone)) in pieces.iter().enumerate() {
+        let comma = if at + 1 < pieces.len() { "," } else { "" };
+        let wanted = text.chars().count() + comma.len();
+        if used > 0 && used + 1 + wanted > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            let gap = if used > 0 { " " } else { "" };
+            line.push_str(&format!("{gap}{}{comma}", paint(text, *tone, colours)));
+            used += gap.len() + wanted;
+        }
+    }
+    lines
+}
+
 /// `1 minion`, `2 minions`.
 pub(crate) fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -117,6 +137,21 @@ mod tests {
     #[test]
     fn what_somebody_typed_cannot_steer_the_terminal() {
         assert_eq!(clean("a\x1b[2Jb\nc\u{202e}d"), "a?[2Jb?c?d");
+    }
+
+    #[test]
+    fn figures_flow_over_as_many_lines_as_it_takes() {
+        let pieces =
+            ["expected 6", "returned 3", "missing 3"].map(|text| (text.to_owned(), Tone::Good));
+        assert_eq!(
+            flow(&pieces, 80, false),
+            ["expected 6, returned 3, missing 3"]
+        );
+        assert_eq!(flow(&pieces, 24, true).len(), 2);
+        assert_eq!(
+            flow(&pieces, 24, false),
+            ["expected 6, returned 3,", "missing 3"]
+        );
     }
 
     #[test]

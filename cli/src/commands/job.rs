@@ -7,8 +7,8 @@ use super::{as_json, jobs::target};
 use crate::client::{Client, escaped};
 use crate::field::Field;
 use crate::output::Output;
-use crate::paint::{Tone, clean, counted, span};
-use crate::table::{Cell, Column, Table};
+use crate::paint::{Tone, clean, counted, flow, span};
+use crate::table::{Cell, Column, Table, cut};
 
 /// Shows the job at `path`; fine when no minion is missing.
 pub(super) fn run(
@@ -61,14 +61,10 @@ pub(super) fn missing(client: &Client, jid: &str, out: &mut Output) -> anyhow::R
 
 /// The job's head and its counts per site.
 pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
-    let head = format!(
-        "{}  {} {}",
-        clean(job.text("jid")),
-        clean(&target(job)),
-        clean(job.text("fun"))
-    );
+    // The target comes last: a list of ids may have any length, and is cut.
+    let head = format!("{}  {} {}", job.text("jid"), job.text("fun"), target(job));
+    let head = cut(&clean(&head), out.width);
     let word = job.text("state");
-    let state = out.paint(&clean(word), Tone::of(word));
     let over = if word == "open" { "for" } else { "after" };
     let seconds = span(job.number("seconds").unwrap_or_default());
     // A job without a user was not published by this MoM: its returns came up from a site.
@@ -76,14 +72,14 @@ pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
         user if user.is_empty() => "begun at a site".to_owned(),
         user => format!("by {user}"),
     };
-    let mut lines = vec![
-        out.paint(&head, Tone::Strong),
-        format!(
-            "{state} {over} {seconds}; {by}, {}",
-            moment(job.number("at"))
-        ),
-        verdict(job, out),
+    let story = [
+        (format!("{} {over} {seconds}", clean(word)), Tone::of(word)),
+        (by, Tone::Plain),
+        (moment(job.number("at")), Tone::Plain),
     ];
+    let mut lines = vec![out.paint(&head, Tone::Strong)];
+    lines.extend(flow(&story, out.width, out.colours));
+    lines.extend(flow(&figures(job), out.width, out.colours));
     if !job.list("sites").is_empty() {
         lines.push(String::new());
         lines.extend(site_table(job.list("sites")).lines(out.width, out.colours));
@@ -92,25 +88,25 @@ pub(super) fn summary(job: &Value, out: &Output) -> Vec<String> {
     lines
 }
 
-fn verdict(job: &Value, out: &Output) -> String {
-    let figure = |count: u64, word: &str, tone| {
-        let tone = if count == 0 { Tone::Plain } else { tone };
-        out.paint(&format!("{word} {count}"), tone)
-    };
-    let missing = if job.text("state") == "open" {
-        Tone::Watch
-    } else {
-        Tone::Bad
+fn figures(job: &Value) -> Vec<(String, Tone)> {
+    let missing = match job.text("state") {
+        "open" => Tone::Watch,
+        _ => Tone::Bad,
     };
     [
-        figure(job.count("expected"), "expected", Tone::Plain),
-        figure(job.count("accepted"), "accepted", Tone::Plain),
-        figure(job.count("received"), "received", Tone::Plain),
-        figure(job.count("returned"), "returned", Tone::Good),
-        figure(job.count("failed"), "failed", Tone::Bad),
-        figure(job.count("missing"), "missing", missing),
+        ("expected", Tone::Plain),
+        ("accepted", Tone::Plain),
+        ("received", Tone::Plain),
+        ("returned", Tone::Good),
+        ("failed", Tone::Bad),
+        ("missing", missing),
     ]
-    .join(", ")
+    .into_iter()
+    .map(|(word, tone)| match job.count(word) {
+        0 => (format!("{word} 0"), Tone::Plain),
+        count => (format!("{word} {count}"), tone),
+    })
+    .collect()
 }
 
 /// What a site did instead of publishing the job.
@@ -143,7 +139,7 @@ fn site_table(sites: &[Value]) -> Table {
         Column::right("ACCEPTED").optional(2),
         Column::right("RECEIVED").optional(1),
         Column::right("RETURNED"),
-        Column::right("FAILED"),
+        Column::right("FAILED").optional(3),
         Column::right("MISSING"),
     ]);
     for site in sites {

@@ -121,9 +121,23 @@ impl Screen {
             out.line(line)?;
         }
         out.flush()?;
-        self.lines = lines.len();
+        self.lines = lines.iter().map(|line| rows(line, out.width)).sum();
         Ok(())
     }
+}
+
+/// The rows that `line` takes on a terminal: one that is too long goes on in the next.
+fn rows(line: &str, width: usize) -> usize {
+    let codes = line.split('\x1b').skip(1);
+    let unseen: usize = codes
+        .filter_map(|rest| rest.find('m'))
+        .map(|end| end + 2)
+        .sum();
+    line.chars()
+        .count()
+        .saturating_sub(unseen)
+        .div_ceil(width)
+        .max(1)
 }
 
 /// The job without what changes although nothing happens.
@@ -161,4 +175,22 @@ fn line(job: &Value) -> String {
         sites.join(", ")
     );
     clean(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_takes_the_rows_of_what_is_seen() {
+        for (line, count) in [
+            ("", 1),
+            ("abcd", 1),
+            ("abcde", 2),
+            ("\x1b[31mabcd\x1b[0m", 1),
+            ("\x1b[2mabcde", 2),
+        ] {
+            assert_eq!(rows(line, 4), count, "{line:?}");
+        }
+    }
 }

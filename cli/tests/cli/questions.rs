@@ -49,6 +49,26 @@ fn everything_fits_80_columns_and_is_plain_without_a_terminal() {
 }
 
 #[test]
+fn a_job_of_any_size_fits_80_columns() {
+    let mut job: Value = serde_json::from_str(&data("job")).expect("JSON");
+    job["tgt"] = vec!["a-minion.example.com"; 500].into();
+    job["tgt_type"] = "list".into();
+    for key in [
+        "expected", "accepted", "received", "returned", "failed", "missing",
+    ] {
+        job[key] = 1_000_000.into();
+        for site in job["sites"].as_array_mut().expect("sites") {
+            site[key] = 1_000_000.into();
+        }
+    }
+    let path = format!("/api/v1/jobs/{INCOMPLETE}");
+    let bridge = Bridge::new(Answers::from([(path, vec![(200, job.to_string())])]), None);
+    for line in bridge.run(&["job", INCOMPLETE]).out.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
 fn json_is_what_the_bridge_said() {
     let bridge = Bridge::of_files();
     for (question, file) in [
