@@ -207,7 +207,7 @@ impl Ledger {
         }
     }
 
-    /// What the disk knows of the job that [`Action::Load`] asked for; `None` when it does not know it. What was heard
+    /// What the disk knows of the job that [`super::Action::Load`] asked for; `None` when it does not know it. What was heard
     /// meanwhile is added to it.
     ///
     /// # Errors
