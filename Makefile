@@ -33,13 +33,15 @@ check: ## format, clippy, docs, forbidden dependencies, licences and advisories
 	@scripts/setup system deny
 	@scripts/check
 
-bench: ## latency, throughput and memory beside the site's own master, salt-syndic and redis-benchmark (about 15 minutes)
+bench: ## latency, throughput, memory and the ledger, beside the site's own master, salt-syndic and redis-benchmark (about 20 minutes)
 	@scripts/setup system 3006 3008
 	@cargo build --release --workspace --bins
 	@target/release/latency --salt 3008
 	@target/release/latency --salt 3006
 	@target/release/throughput
 	@target/release/rss
+	@target/release/ledger
+	@target/release/silence --salt 3008
 
 faults: ## what each fault costs, through Saltway and through salt-syndic (an hour; ARGS="--list", "--case NAME", "--relay saltway|syndic", "--json")
 	@scripts/setup system $(SALT)
