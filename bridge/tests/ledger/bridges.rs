@@ -235,4 +235,12 @@ fn real_jobs_on_disk_are_listed_with_those_in_memory() {
     check("/api/v1/jobs?state=expired", "");
     let old = stage.await_job(&jid(3), |_| true);
     assert_eq!(verdicts(&old), ["a1 returned"]);
+    // What came last is on disk, too, when the bridge is asked to end.
+    stage.publish(&jid(9), "glob", "*", &["site1"]);
+    stage.ret(&jid(9), "a1", 0);
+    stage.await_job(&jid(9), |job| job["returned"] == 1);
+    assert!(stage.bridge.terminate().expect("ended").success());
+    stage.restart();
+    let last = stage.await_job(&jid(9), |_| true);
+    assert_eq!(verdicts(&last), ["a1 returned"]);
 }
