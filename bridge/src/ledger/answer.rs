@@ -327,7 +327,12 @@ impl LedgerTask {
         })
     }
 
+    /// None of a site that cannot be asked: what it said last is not known to hold.
     fn minions_up(&self, site: &str) -> usize {
+        let state = self.liveness.get(site).map(|site| site.state);
+        if state == Some(SiteState::Down) {
+            return 0;
+        }
         let ids = self.ledger.rosters().ids(site);
         ids.filter(|(_, up)| *up == relay_core::names::Up::Yes)
             .count()

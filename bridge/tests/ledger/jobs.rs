@@ -114,6 +114,9 @@ fn real_a_site_that_is_cut_off_is_answered_for_and_its_minions_are_named() {
         down.get_str("reason")
             .is_some_and(|why| why.contains("no sign of life"))
     );
+    // Its minions were up when it was heard last, which is not known to hold.
+    let (_, status) = stage.api("/api/v1/status");
+    assert_eq!(status["minions"], serde_json::json!({"known": 4, "up": 1}));
     for (number, tgt_type, tgt) in [
         (1, "glob", "*"),
         (2, "pcre", "(a|b).*"),
