@@ -18,6 +18,7 @@ use crate::keys::{EncAlgo, PrivateKey, SigAlgo};
 use crate::msgpack::{Dialect, Limits, Value, decode, decode_prefix, encode};
 use crate::publication::{Publication, PublicationLoad, topics};
 use crate::request::{Nonce, decode_reply, open_reply};
+use crate::saltway::SiteEvent;
 
 /// Small, so that inputs of a fuzzer reach beyond it.
 const BUS_FRAME_BYTES_MAX: usize = 4096;
@@ -186,5 +187,27 @@ pub fn bus(input: &[u8]) {
             }
         }
         assert!(decoder.buffered_bytes() <= BUS_FRAME_BYTES_MAX + piece + 4);
+    }
+}
+
+/// The data of a site's own events, of the kind that the first byte chooses: what is read is written and read again with the
+/// same content.
+pub fn site_event(input: &[u8]) {
+    let Some((kind, data)) = input.split_first() else {
+        return;
+    };
+    let kind = ["roster", "status", "job"][usize::from(*kind) % 3];
+    let tag = format!("saltway/site/fuzz/{kind}");
+    let Ok(data) = decode(&Bytes::copy_from_slice(data), Limits::CONTENT) else {
+        return;
+    };
+    if let Ok(Some(event)) = SiteEvent::parse(&tag, &data) {
+        let (tag, data) = match &event {
+            SiteEvent::Roster(roster) => (roster.tag(), roster.data()),
+            SiteEvent::Status(status) => (status.tag(), status.data()),
+            SiteEvent::Job(notice) => (notice.tag(), notice.data()),
+        };
+        let again = SiteEvent::parse(&tag, &data);
+        assert_eq!(again, Ok(Some(event)), "what is written can be read");
     }
 }

@@ -10,6 +10,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use salt_wire::hostile;
+use salt_wire::ids::MinionId;
+use salt_wire::msgpack::{Dialect, encode};
+use salt_wire::saltway::{
+    IdList, LostAt, Members, Presence, Roster, RosterDigest, RosterKind, SpoolFigures, Status,
+};
 use serde_json::Value as Json;
 
 /// All base64 texts of a vector that are long enough to be frames or parts of frames.
@@ -67,15 +72,20 @@ fn apply(mut frame: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     frame
 }
 
-/// Runs a body over a number of inputs; a failing input is made smaller and printed.
+/// Runs a body over damaged recorded frames and random bytes.
 fn drive(body: impl Fn(&[u8]) + UnwindSafe + RefUnwindSafe, cases: u32, names: &[&str]) {
+    drive_from(body, cases, recorded(names));
+}
+
+/// Runs a body over a number of inputs, made of these; a failing input is made smaller and printed.
+fn drive_from(body: impl Fn(&[u8]) + UnwindSafe + RefUnwindSafe, cases: u32, frames: Vec<Vec<u8>>) {
     let config = Config {
         cases,
         failure_persistence: None,
         ..Config::default()
     };
     let seed = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let damaged = (prop::sample::select(recorded(names)), vec(damage(), 0..6))
+    let damaged = (prop::sample::select(frames), vec(damage(), 0..6))
         .prop_map(|(frame, damages)| apply(frame, &damages));
     let inputs = prop_oneof![3 => damaged, 1 => vec(any::<u8>(), 0..400)];
     let result = TestRunner::new_with_rng(config, seed).run(&inputs, |input| {
@@ -135,4 +145,46 @@ fn auth_reply() {
 #[test]
 fn bus() {
     drive(hostile::bus, 4000, &["event_bus", "event_pull"]);
+}
+
+#[test]
+fn site_event() {
+    let site = || MinionId::parse("fuzz").expect("an id");
+    let members = Members::new([("a1", Presence::Up), ("b2", Presence::Unknown)]);
+    let roster = Roster {
+        site: site(),
+        run: "run".to_owned(),
+        number: 2,
+        parts: 1,
+        part: 0,
+        kind: RosterKind::Full,
+        digest: RosterDigest::of_sorted(["a1", "b2"]),
+        members: members.expect("ids"),
+        removed: IdList::default(),
+        complete: true,
+    };
+    let status = Status {
+        site: site(),
+        run: "run".to_owned(),
+        version: "0.1.0".to_owned(),
+        minions: 2,
+        up: 1,
+        roster: Some(roster.digest),
+        entry: None,
+        lag_entries: 3,
+        lag_seconds: 0.5,
+        spool: SpoolFigures {
+            entries: 1,
+            bytes: 100,
+        },
+        lost: vec![(LostAt::Redis, 4)],
+        expired: 0,
+        active: true,
+    };
+    let frames = [(0, roster.data()), (1, status.data())].map(|(kind, data)| {
+        let mut frame = vec![kind];
+        frame.extend(encode(&data, Dialect::New));
+        frame
+    });
+    drive_from(hostile::site_event, 4000, frames.to_vec());
 }
