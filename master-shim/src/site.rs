@@ -16,50 +16,38 @@
 
 use std::sync::Arc;
 
-use daemon_kit::{CancellationToken, chain, http::Condition, unix_millis};
-use relay_core::jobs::{Action, SiteJobs, SiteJobsConfig};
+use daemon_kit::{CancellationToken, http::Condition, unix_millis};
+use relay_core::jobs::{SiteJobs, SiteJobsConfig};
 use salt_link::{event_bus::BusEvent, queue::Receiver};
-use salt_wire::{
-    bus::{Event, EventTag},
-    ids::{Jid, MinionId},
-    msgpack::Value,
-};
+use salt_wire::ids::{Jid, MinionId};
 use store::{Jobs, Spool};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
     time::{Duration, Instant, sleep_until},
 };
-use tracing::{debug, warn};
 
 use self::{
-    catch_up::{CatchUp, Fetch, Found as FoundReturn},
+    catch_up::{CatchUp, Found as FoundReturn},
     company::Company,
     origins::Origin,
-    probes::{Found, Probes},
-    routing::{Return, Route, Router, SkipReason},
+    probes::Probes,
+    routing::{Return, Router},
 };
 use crate::{
-    config::SyndicFailover,
-    disk::Disk,
-    job_cache::JobCache,
-    lower_master::LowerMaster,
-    probe::Prober,
-    roster::Roster,
-    telemetry::Telemetry,
-    unanswered::Unanswered,
-    upstream::{ForwardedEvent, Lanes},
+    config::SyndicFailover, disk::Disk, job_cache::JobCache, lower_master::LowerMaster,
+    probe::Prober, roster::Roster, telemetry::Telemetry, unanswered::Unanswered, upstream::Lanes,
 };
 
+mod actions;
 mod catch_up;
 pub(crate) mod company;
+mod events;
 mod origins;
 mod probes;
 pub(crate) mod routing;
+mod sending;
 mod summary;
-
-/// Returns being read from the job cache at once; further ones go up as the bus showed them.
-const FETCHES_MAX: usize = 64;
 
 /// What the delivery tasks tell.
 #[derive(Debug)]
@@ -299,227 +287,5 @@ impl SiteTask {
                 self.act(actions).await;
             }
         }
-    }
-
-    async fn bus_event(&mut self, event: BusEvent) {
-        match event {
-            BusEvent::Connected => {
-                self.parts.event_bus.holds();
-                let first = !std::mem::replace(&mut self.connected_before, true);
-                self.parts.master.bus_connected(first);
-                self.parts.roster.look_again();
-                self.fetch_missing();
-                self.parts.telemetry.event_bus_connected();
-            }
-            BusEvent::Disconnected { reason } => {
-                self.parts.event_bus.fails(&reason);
-                self.parts.master.bus_disconnected();
-                self.parts.telemetry.event_bus_disconnected(&reason);
-            }
-            BusEvent::Malformed { reason } => self.parts.telemetry.event_malformed(reason),
-            BusEvent::Event(event) => self.event(event).await,
-        }
-    }
-
-    /// Begins to fetch what came unheard; a fetch under way begins anew.
-    fn fetch_missing(&mut self) {
-        self.fetching.abort_all();
-        let parts = &self.parts;
-        let fetch = self.catch_up.begin(Fetch {
-            jobs: parts.jobs.clone(),
-            disk: parts.disk.clone(),
-            job_cache: parts.job_cache.clone(),
-            unanswered: parts.unanswered.clone(),
-        });
-        self.fetching.spawn(fetch);
-    }
-
-    async fn event(&mut self, event: Event) {
-        self.parts.telemetry.lower_master_lives();
-        self.parts.roster.hears(&event);
-        self.parts.job_cache.hears(&event.tag, &event.data);
-        if let EventTag::MinionStart { minion } = event.parsed_tag() {
-            self.parts.master.minion_started(minion);
-        }
-        match self.parts.router.route(&event) {
-            Route::Return {
-                mut ret,
-                upstream,
-                trimmed,
-            } => {
-                ret.heard_ms = unix_millis();
-                if !self.catch_up.is_new(&ret) {
-                    return;
-                }
-                if upstream.is_none() && self.parts.company.is_standby() {
-                    return self.parts.company.keep(ret);
-                }
-                self.parts.telemetry.return_seen(&ret);
-                if trimmed && self.fetches.len() < FETCHES_MAX {
-                    self.fetch(ret, upstream);
-                } else {
-                    self.send_return(*ret, upstream).await;
-                }
-            }
-            Route::Event { .. } if self.parts.company.is_standby() => {
-                self.parts
-                    .telemetry
-                    .event_skipped(&event.tag, SkipReason::Standby);
-            }
-            Route::Event { data } => self.forward_event(event.tag, data, event.data.len()).await,
-            Route::Probe {
-                probe,
-                minion,
-                running,
-            } => {
-                if let Some(found) = self.probes.answered(&probe, &minion, running) {
-                    self.probed(found).await;
-                }
-            }
-            Route::Skip(reason) => self.parts.telemetry.event_skipped(&event.tag, reason),
-        }
-    }
-
-    /// Reads what the minion really returned: on the bus large values are cut off.
-    fn fetch(&mut self, mut ret: Box<Return>, upstream: Option<usize>) {
-        let job_cache = self.parts.job_cache.clone();
-        let telemetry = self.parts.telemetry.clone();
-        self.fetches.spawn(async move {
-            match job_cache.read_return(&ret.event.jid, &ret.event.id).await {
-                Ok((whole, bytes)) => {
-                    ret.bytes += bytes;
-                    if let Value::Map(entries) = whole {
-                        for (key, value) in entries {
-                            if let Some(key) = key.as_str() {
-                                ret.event.fields.set(key, value);
-                            }
-                        }
-                    }
-                }
-                Err(err) => telemetry.return_trimmed(&ret.event.jid, &ret.event.id, &err),
-            }
-            (ret, upstream)
-        });
-    }
-
-    async fn send_return(&mut self, ret: Return, upstream: Option<usize>) {
-        let ok = ret
-            .event
-            .fields
-            .get("retcode")
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-            == 0;
-        let (jid, minion) = (ret.event.jid.clone(), ret.event.id.clone());
-        self.queue_return(ret, upstream).await;
-        // The summary is queued behind the return that completes the job.
-        let actions = self.jobs.returned(jid.as_str(), minion.as_str(), ok);
-        self.act(actions).await;
-    }
-
-    async fn queue_return(&mut self, ret: Return, upstream: Option<usize>) {
-        let index =
-            upstream.unwrap_or_else(|| self.upstream_for_local(ret.event.master_id.as_deref()));
-        if let Some(lanes) = self.parts.upstreams.get(index) {
-            lanes.queue_return(ret).await;
-        }
-    }
-
-    /// The MoM that the job's `master_id` names by its address, as in salt-syndic, else one that is signed in.
-    fn upstream_for_local(&self, master_id: Option<&str>) -> usize {
-        let upstreams = &self.parts.upstreams;
-        let named =
-            master_id.and_then(|name| upstreams.iter().position(|lanes| lanes.is_called(name)));
-        let signed_in: Vec<usize> = (0..upstreams.len())
-            .filter(|index| upstreams.get(*index).is_some_and(Lanes::is_signed_in))
-            .collect();
-        let any = match self.parts.failover {
-            SyndicFailover::Ordered => signed_in.first(),
-            SyndicFailover::Random => {
-                let seconds = usize::try_from(unix_millis() / 1000).unwrap_or(0);
-                signed_in.get(seconds % signed_in.len().max(1))
-            }
-        };
-        named.or(any.copied()).unwrap_or(0)
-    }
-
-    async fn forward_event(&self, tag: String, data: Value, bytes: usize) {
-        self.parts.telemetry.event_forwarded(&tag);
-        for lanes in &self.parts.upstreams {
-            let event = ForwardedEvent {
-                tag: tag.clone(),
-                data: data.clone(),
-                bytes,
-                is_ack: false,
-            };
-            lanes.queue_event(event).await;
-        }
-    }
-
-    async fn probed(&mut self, found: Found) {
-        let running = found.running.iter().map(String::as_str);
-        let actions = self
-            .jobs
-            .probed(found.about.as_str(), running, unix_millis());
-        self.act(actions).await;
-    }
-
-    async fn act(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Answer(answer) => {
-                    debug!(jid = %answer.jid, expected = answer.expected, returned = answer.returned,
-                        missing = answer.missing_count, "job over at this site");
-                    if let Ok(jid) = Jid::parse(&answer.jid) {
-                        self.answer(summary::summary(&self.parts.id, jid, &answer))
-                            .await;
-                    }
-                }
-                Action::Probe { jid, minions } => self.probe(&jid, minions),
-                Action::StillRunning {
-                    jid,
-                    query,
-                    running,
-                } => {
-                    self.answer_query(&query, &jid, running).await;
-                }
-                Action::NotRunning { jid, query } => self.answer_query(&query, &jid, 0).await,
-                Action::Shed { jid } => self.parts.telemetry.job_shed(&jid),
-            }
-        }
-    }
-
-    async fn answer_query(&mut self, query: &str, about: &str, running: usize) {
-        if let Ok(query) = Jid::parse(query) {
-            let ret = summary::find_job_answer(&self.parts.id, query, about, running);
-            self.answer(ret).await;
-        }
-    }
-
-    async fn answer(&mut self, ret: Return) {
-        let upstream = match self.parts.router.origins.get(&ret.event.jid) {
-            Some(Origin::Upstream { index, .. }) => Some(*index),
-            Some(Origin::Local { .. } | Origin::Probe) | None => None,
-        };
-        self.queue_return(ret, upstream).await;
-    }
-
-    /// Asks `minions` whether they run `about`, under a jid of the shim's own that stays at this site.
-    fn probe(&mut self, about: &str, minions: Vec<String>) {
-        let Ok(about) = Jid::parse(about) else { return };
-        let jid = self.parts.prober.next_jid();
-        self.parts.router.origins.note(&jid, Origin::Probe);
-        self.probes
-            .start(jid.clone(), about.clone(), &minions, Instant::now());
-        let prober = Arc::clone(&self.parts.prober);
-        self.publishes.spawn(async move {
-            match prober.find_job(&jid, &about, &minions).await {
-                Ok(()) => None,
-                Err(err) => {
-                    warn!(error = %chain(&err), %about, "failed to ask the minions about a job");
-                    Some(jid)
-                }
-            }
-        });
     }
 }
