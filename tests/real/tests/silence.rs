@@ -8,11 +8,9 @@ use testkit::{Direction, Master, Output, SaltVersion, Tree};
 /// A whole site is missed within the lease's time to live and a little.
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 
-/// `salt` from start to end on this machine, Python's own second included: the aim for a quiet one is 2 s.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(6);
-
-/// Salt names what is missing only when it has waited: `timeout`, `gather_job_timeout` and `syndic_wait` are 16 s here.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// `salt` from start to end: 2 s on a quiet machine (`benches/src/bin/silence.rs`), more where another tree runs beside. Well below the
+/// 16 s of Salt's time-outs, which it would run into if anybody were expected in vain.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(12);
 
 const CUT_OFF: [&str; 3] = ["b1", "b2", "b3"];
 const LEFT: [&str; 3] = ["a1", "a2", "a3"];
@@ -62,7 +60,8 @@ fn assert_names_all_missing(mom: &Master, args: &[&str]) {
     for id in LEFT {
         assert!(is_named(&output, id), "{id} is there: {output:?}");
     }
-    assert!(output.wall < LONGEST_WAIT, "{output:?}");
+    // Told as missing, they are not waited for.
+    assert!(output.wall < ANSWERED_WITHIN, "{output:?}");
 }
 
 fn assert_cut_off_site_is_told(mom: SaltVersion, sites: SaltVersion) {
