@@ -211,6 +211,17 @@ impl Daemon {
         http_get(self.http, path)
     }
 
+    /// Runs the command `saltway` against this bridge.
+    ///
+    /// # Errors
+    /// When it is not built or does not end in 30 s.
+    pub fn saltway(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(program("saltway")?);
+        command.args(["--url", &format!("http://{}", self.http)]);
+        command.args(args);
+        run(&self.workspace, command, Duration::from_secs(30))
+    }
+
     /// The text of `/metrics`.
     ///
     /// # Errors

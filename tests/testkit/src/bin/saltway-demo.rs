@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use testkit::{Output, Relay, SaltVersion, Tree, end_waits_on_signals, interrupted, now};
+use testkit::{Daemon, Output, Relay, SaltVersion, Tree, end_waits_on_signals, interrupted, now};
 
 /// Starts a top master, Redis, a bridge and two sites of three minions on loopback, and runs Salt commands on the top master.
 #[derive(Debug, Parser)]
@@ -68,6 +68,9 @@ fn demo(arguments: &Arguments) -> Result<()> {
         .on_progress(move |line| progress(began, line))
         .start()?;
     tour(&tree)?;
+    if let Some(bridge) = &tree.bridge {
+        cut_off(&tree, bridge)?;
+    }
     if arguments.keep {
         leave_up(&tree);
     }
@@ -155,9 +158,51 @@ fn tour(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
+/// The second site cannot be asked: its minions are named all the same.
+fn cut_off(tree: &Tree, bridge: &Daemon) -> Result<()> {
+    let site = tree.sites.get(1).context("the demo has two sites")?;
+    let shim = site.shim.as_ref().context("the site has a shim")?;
+    shim.process()?.pause()?;
+    await_state(bridge, site.name(), "down")?;
+    let what = "site2 is cut off: nobody is missing in silence";
+    let output = present(tree, what, "salt", &["*", "test.ping"])?;
+    if output.code == 0 {
+        bail!("salt did not tell that minions are missing");
+    }
+    let samples: [(&str, &[&str]); 2] = [
+        ("The same from the bridge", &["sites"]),
+        ("... job by job", &["jobs", "--limit", "3"]),
+    ];
+    for (what, args) in samples {
+        print(what, "saltway", args, &bridge.saltway(args)?);
+    }
+    shim.process()?.resume()?;
+    await_state(bridge, site.name(), "up")
+}
+
+fn await_state(bridge: &Daemon, site: &str, state: &str) -> Result<()> {
+    let what = format!("{site} to be {state}");
+    testkit::wait_until(&what, Duration::from_secs(30), || {
+        let output = bridge.saltway(&["sites", "--json"]);
+        let sites = output
+            .and_then(|output| output.json())
+            .map_err(|error| format!("{error:#}"))?;
+        let sites = sites["sites"].as_array().cloned().unwrap_or_default();
+        match sites.iter().find(|one| one["id"] == site) {
+            Some(found) if found["state"] == state => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+}
+
 /// Runs a command and shows it the way a terminal would.
 fn present(tree: &Tree, what: &str, program: &str, args: &[&str]) -> Result<Output> {
     let output = tree.mom.command(program, args, Duration::from_secs(90))?;
+    print(what, program, args, &output);
+    Ok(output)
+}
+
+fn print(what: &str, program: &str, args: &[&str], output: &Output) {
     let words: Vec<String> = args.iter().map(|arg| quote(arg)).collect();
     show(&format!(
         "\n--- {what} {}",
@@ -174,7 +219,6 @@ fn present(tree: &Tree, what: &str, program: &str, args: &[&str]) -> Result<Outp
         format!(", exit code {}", output.code)
     };
     show(&format!("({:.2} s{code})", output.wall.as_secs_f64()));
-    Ok(output)
 }
 
 fn expect_success(output: Output) -> Result<Output> {
@@ -223,6 +267,9 @@ fn leave_up(tree: &Tree) {
             daemon.http(),
             daemon.config_file().display()
         ));
+    }
+    if let Some(bridge) = &tree.bridge {
+        show(&format!("  http://{}/    # the status page", bridge.http()));
     }
     if let Some(redis) = &tree.redis {
         show(&format!("  redis-cli -u {} monitor", redis.url()));
