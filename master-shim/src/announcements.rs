@@ -258,3 +258,6 @@ impl AnnouncementsTask {
 pub(crate) fn run_name() -> String {
     format!("{}-{}", daemon_kit::unix_millis(), std::process::id())
 }
+
+#[cfg(test)]
+mod tests;
