@@ -6,6 +6,7 @@
 //! | a status came through the whole path | none came for 30 s |
 //!
 //! - A bus that is away says nothing about the sites: the time of a status counts from when the bus was last there.
+//! - Nor does time in which this process stood still (stopped, or its host was): it could have heard nothing.
 //! - A site is unknown until the first sign of life, or until its absence has lasted as long as for any other.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ pub(super) const REDIS_GONE_MS: u64 = 3_000;
 
 /// Six statuses missed.
 pub(super) const STATUS_GONE_MS: u64 = 30_000;
+
+/// A longer pause between two judgements, which are made four times a second, is one of this process.
+const PAUSE_MS: u64 = 1_500;
 
 /// Whether a site can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub(super) struct Liveness {
     redis_ms: Option<u64>,
     /// When the bus came back; `None` while it is away.
     bus_since_ms: Option<u64>,
+    /// When the sites were judged last.
+    judged_ms: Option<u64>,
 }
 
 impl Liveness {
@@ -119,6 +125,11 @@ impl Liveness {
 
     /// Judges every site anew.
     pub(super) fn tick(&mut self, now_ms: u64) -> Vec<Change> {
+        let paused_ms = now_ms.saturating_sub(self.judged_ms.unwrap_or(now_ms));
+        if paused_ms > PAUSE_MS {
+            self.forgive(paused_ms, now_ms);
+        }
+        self.judged_ms = Some(now_ms);
         let (redis_ms, bus_since_ms) = (self.redis_ms, self.bus_since_ms);
         let mut changes = Vec::new();
         for (name, site) in &mut self.sites {
@@ -143,6 +154,21 @@ impl Liveness {
             });
         }
         changes
+    }
+}
+
+impl Liveness {
+    /// Takes time in which nothing could be heard for none.
+    fn forgive(&mut self, paused_ms: u64, now_ms: u64) {
+        let later = |ms: &mut u64| *ms = ms.saturating_add(paused_ms).min(now_ms);
+        self.redis_ms.iter_mut().for_each(later);
+        for site in self.sites.values_mut() {
+            later(&mut site.status_ms);
+            later(&mut site.known_ms);
+            if site.lease_seen_ms > 0 {
+                later(&mut site.lease_seen_ms);
+            }
+        }
     }
 }
 
@@ -187,8 +213,11 @@ fn seconds(ms: u64) -> String {
 mod tests {
     use super::*;
 
+    /// Judges four times a second until then.
     fn changes(liveness: &mut Liveness, now_ms: u64) -> Vec<(String, bool)> {
-        let changes = liveness.tick(now_ms).into_iter();
+        let from_ms = liveness.judged_ms.map_or(now_ms, |judged| judged + 250);
+        let times = (from_ms..now_ms).step_by(250).chain([now_ms]);
+        let changes = times.flat_map(|time| liveness.tick(time));
         changes.map(|change| (change.site, change.up)).collect()
     }
 
@@ -241,6 +270,19 @@ mod tests {
         assert_eq!(beat(&mut liveness, 130_500), [("a".to_owned(), false)]);
         liveness.status("a", 131_000);
         assert_eq!(beat(&mut liveness, 131_000), [("a".to_owned(), true)]);
+    }
+
+    #[test]
+    fn a_pause_of_this_process_is_no_evidence_against_a_site() {
+        let mut liveness = up(10_000);
+        assert_eq!(changes(&mut liveness, 10_250), []);
+        // Stopped for a minute; then the lease is looked for, and not there.
+        assert_eq!(liveness.tick(70_250), []);
+        liveness.leases([], 70_500);
+        assert_eq!(changes(&mut liveness, 70_500), []);
+        // What is gone is gone after that.
+        liveness.leases([], 72_500);
+        assert_eq!(changes(&mut liveness, 72_500), [("a".to_owned(), false)]);
     }
 
     #[test]
