@@ -20,7 +20,7 @@ pub(super) const REDIS_GONE_MS: u64 = 3_000;
 /// Six statuses missed.
 pub(super) const STATUS_GONE_MS: u64 = 30_000;
 
-/// A longer pause between two judgements, which are made four times a second, is one of this process.
+/// A longer pause between two judgements, which are made ten times a second, is one of this process.
 const PAUSE_MS: u64 = 1_500;
 
 /// Whether a site can be asked.
@@ -213,7 +213,7 @@ fn seconds(ms: u64) -> String {
 mod tests {
     use super::*;
 
-    /// Judges four times a second until then.
+    /// Judges each 250 ms until then.
     fn changes(liveness: &mut Liveness, now_ms: u64) -> Vec<(String, bool)> {
         let from_ms = liveness.judged_ms.map_or(now_ms, |judged| judged + 250);
         let times = (from_ms..now_ms).step_by(250).chain([now_ms]);
