@@ -3,7 +3,7 @@
 use super::{
     Action, FIND_JOB, Ledger, Returned, State,
     cells::{Cell, EXPECTED, FAILED, RECEIVED, RETURNED, RUNNING, UNMATCHED},
-    job::{Said, is_unnamed},
+    job::{Job, Said, is_unnamed},
     sites::Reach,
 };
 use crate::names::{MinionIndex, NOWHERE, Names};
@@ -187,29 +187,11 @@ impl Ledger {
         minions: impl IntoIterator<Item = &'a str>,
         heard: Cell,
     ) -> usize {
-        let Some((job, names)) = self.jobs.get_mut(jid).and_then(|job| {
-            let names = table_of(&mut self.rosters, &mut self.former, job.table)?;
-            Some((job, names))
-        }) else {
-            return 0;
-        };
-        let number = names.number_site(site);
-        let mut changed = 0;
-        for minion in minions {
-            let Some(index) = names.intern(number, minion) else {
-                self.unnamed += 1;
-                continue;
-            };
-            let (at, before, after) = job.place(names, index, heard);
-            if before != after {
-                changed += 1;
-                self.deliveries.count(names, at, before, after);
-            }
-        }
-        if changed > 0 {
-            self.touched(jid);
-        }
-        changed
+        let mut number = None;
+        self.fold(jid, minions, heard, |_, names, minion| {
+            let number = *number.get_or_insert_with(|| names.number_site(site));
+            names.intern(number, minion)
+        })
     }
 
     /// Adds what minions say of themselves; how many cells that changed.
@@ -219,6 +201,22 @@ impl Ledger {
         minions: impl IntoIterator<Item = &'a str>,
         heard: Cell,
     ) -> usize {
+        self.fold(jid, minions, heard, |job, names, minion| {
+            job.holder(names, minion).or_else(|| {
+                let nowhere = names.number_site(NOWHERE);
+                names.intern(nowhere, minion)
+            })
+        })
+    }
+
+    /// Adds the same to the cell of each minion; `index_of` finds the cell. How many that changed.
+    fn fold<'a>(
+        &mut self,
+        jid: &str,
+        minions: impl IntoIterator<Item = &'a str>,
+        heard: Cell,
+        mut index_of: impl FnMut(&Job, &mut Names, &str) -> Option<MinionIndex>,
+    ) -> usize {
         let Some((job, names)) = self.jobs.get_mut(jid).and_then(|job| {
             let names = table_of(&mut self.rosters, &mut self.former, job.table)?;
             Some((job, names))
@@ -227,11 +225,7 @@ impl Ledger {
         };
         let mut changed = 0;
         for minion in minions {
-            let index = job.holder(names, minion).or_else(|| {
-                let nowhere = names.number_site(NOWHERE);
-                names.intern(nowhere, minion)
-            });
-            let Some(index) = index else {
+            let Some(index) = index_of(job, names, minion) else {
                 self.unnamed += 1;
                 continue;
             };
