@@ -121,9 +121,9 @@ fn real_request_of_a_killed_bridge_is_taken_over() {
     relay.mom.set_mute(false);
     let answered = relay.mom.await_returns(1, Duration::from_secs(15));
     answered.expect("the return");
-    // The site sends it again by itself after 10 s.
+    // Idle for 5 s since the killed bridge claimed it last, and seen in a look each 2 s. The site sends it again by itself after 10 s.
     let took = killed.elapsed();
-    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert!(took < Duration::from_secs(9), "{took:?}");
 }
 
 fn held_by_any(relay: &Relay, second: &Daemon) -> Result<(), String> {
