@@ -10,18 +10,28 @@
 //! master 4506 ◄── request, auth ◄── crypticle ◄── commands (returns, events)   gate: what may pass
 //! event bus   ◄─► bus ◄─► msgpack
 //! ```
-//! Cryptography is libcrypto's; no primitive is written here.
+//! Cryptography is libcrypto's; no primitive is written here. Without the feature `crypto` there is none: what is left are
+//! msgpack, ids, event buses and Saltway's own events, which is what a program beside a minion needs.
 
+#[cfg(feature = "crypto")]
 pub mod auth;
 pub mod bus;
+#[cfg(feature = "crypto")]
 pub mod commands;
+#[cfg(feature = "crypto")]
 pub mod crypticle;
+#[cfg(feature = "crypto")]
 pub mod gate;
+#[cfg(feature = "crypto")]
 pub mod hostile;
 pub mod ids;
+#[cfg(feature = "crypto")]
 pub mod keys;
 pub mod msgpack;
+#[cfg(feature = "crypto")]
 pub mod publication;
+#[cfg(feature = "crypto")]
 pub mod request;
 pub mod saltway;
+#[cfg(feature = "crypto")]
 pub mod standin;

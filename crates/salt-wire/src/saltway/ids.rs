@@ -94,6 +94,7 @@ pub struct RosterDigest([u8; 8]);
 
 impl RosterDigest {
     /// The digest of ids that come in the order of their bytes, none twice.
+    #[cfg(feature = "crypto")]
     #[must_use]
     pub fn of_sorted<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
         let mut hasher = openssl::sha::Sha256::new();
