@@ -204,7 +204,7 @@ impl AnnouncementsTask {
                         RosterKind::Change { .. } => "change",
                     }
                 }
-                SiteEvent::Status(_) | SiteEvent::Job(_) => {
+                SiteEvent::Status(_) | SiteEvent::Job(_) | SiteEvent::Receipts(_) => {
                     self.status_at = sent_at + STATUS_INTERVAL;
                     "status"
                 }
@@ -250,6 +250,7 @@ impl AnnouncementsTask {
             lost: telemetry.tally().lost_by_hop(),
             expired: telemetry.tally().expired_count(),
             active: figures.tenure.current().is_some(),
+            last_hop: None,
         }
     }
 }

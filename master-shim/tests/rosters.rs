@@ -44,7 +44,7 @@ fn rosters(relay: &Relay) -> Vec<Roster> {
     let told = relay.mom.seen(told).into_iter();
     told.filter_map(|event| match event {
         SiteEvent::Roster(roster) => Some(roster),
-        SiteEvent::Status(_) | SiteEvent::Job(_) => None,
+        SiteEvent::Status(_) | SiteEvent::Job(_) | SiteEvent::Receipts(_) => None,
     })
     .collect()
 }
@@ -53,7 +53,7 @@ fn statuses(relay: &Relay) -> Vec<Status> {
     let told = relay.mom.seen(told).into_iter();
     told.filter_map(|event| match event {
         SiteEvent::Status(status) => Some(status),
-        SiteEvent::Roster(_) | SiteEvent::Job(_) => None,
+        SiteEvent::Roster(_) | SiteEvent::Job(_) | SiteEvent::Receipts(_) => None,
     })
     .collect()
 }
@@ -62,7 +62,7 @@ fn notices(relay: &Relay) -> Vec<JobNotice> {
     let told = relay.mom.seen(told).into_iter();
     told.filter_map(|event| match event {
         SiteEvent::Job(notice) => Some(notice),
-        SiteEvent::Roster(_) | SiteEvent::Status(_) => None,
+        SiteEvent::Roster(_) | SiteEvent::Status(_) | SiteEvent::Receipts(_) => None,
     })
     .collect()
 }

@@ -174,6 +174,7 @@ impl Stage {
                 lost: Vec::new(),
                 expired: 0,
                 active: true,
+                last_hop: None,
             };
             self.bus.fire(&status.tag(), &status.data())?;
         }

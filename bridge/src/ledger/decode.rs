@@ -21,7 +21,7 @@ use salt_wire::{
     bus::{Event, EventTag},
     ids::{Jid, MinionId},
     msgpack::Value,
-    saltway::{JobNotice, Roster, SaltwayError, SiteEvent, Status},
+    saltway::{JobNotice, Receipts, Roster, SaltwayError, SiteEvent, Status},
 };
 
 use super::skim;
@@ -58,6 +58,8 @@ pub(super) enum News<'a> {
     Status(Box<Status>),
     /// A shim's word.
     Notice(JobNotice),
+    /// A shim's word.
+    Receipts(Receipts),
 }
 
 /// Why an event is no news.
@@ -277,6 +279,7 @@ fn site_event(event: &Event) -> Result<News<'_>, Refused> {
         Ok(Some(SiteEvent::Roster(roster))) => Ok(News::Roster(Box::new(roster))),
         Ok(Some(SiteEvent::Status(status))) => Ok(News::Status(Box::new(status))),
         Ok(Some(SiteEvent::Job(notice))) => Ok(News::Notice(notice)),
+        Ok(Some(SiteEvent::Receipts(receipts))) => Ok(News::Receipts(receipts)),
         Ok(None) => Err(Refused::NoNews),
         Err(err) => Err(Refused::Saltway(err)),
     }

@@ -93,6 +93,7 @@ mod tests {
             lost: lost.to_vec(),
             expired,
             active: true,
+            last_hop: None,
         }
     }
 

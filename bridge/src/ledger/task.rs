@@ -301,6 +301,14 @@ impl LedgerTask {
             News::Roster(roster) => return self.roster(&roster, now_ms),
             News::Status(status) => return self.status(*status, now_ms),
             News::Notice(notice) => self.notice(&notice, now_ms),
+            News::Receipts(receipts) => {
+                let jobs = receipts.jobs.iter();
+                let fold = jobs.flat_map(|job| {
+                    self.ledger
+                        .received(job.jid.as_str(), job.minions.iter(), now_ms)
+                });
+                fold.collect()
+            }
         };
         self.act(actions, now_ms);
     }

@@ -153,6 +153,7 @@ impl Stage {
             lost: lost.to_vec(),
             expired: 1,
             active: true,
+            last_hop: None,
         };
         self.fire(&status.tag(), &status.data());
     }

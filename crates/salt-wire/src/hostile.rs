@@ -18,7 +18,7 @@ use crate::keys::{EncAlgo, PrivateKey, SigAlgo};
 use crate::msgpack::{Dialect, Limits, Value, decode, decode_prefix, encode};
 use crate::publication::{Publication, PublicationLoad, topics};
 use crate::request::{Nonce, decode_reply, open_reply};
-use crate::saltway::SiteEvent;
+use crate::saltway::{MinionEvent, SiteEvent};
 
 /// Small, so that inputs of a fuzzer reach beyond it.
 const BUS_FRAME_BYTES_MAX: usize = 4096;
@@ -196,7 +196,7 @@ pub fn site_event(input: &[u8]) {
     let Some((kind, data)) = input.split_first() else {
         return;
     };
-    let kind = ["roster", "status", "job"][usize::from(*kind) % 3];
+    let kind = ["roster", "status", "job", "receipts"][usize::from(*kind) % 4];
     let tag = format!("saltway/site/fuzz/{kind}");
     let Ok(data) = decode(&Bytes::copy_from_slice(data), Limits::CONTENT) else {
         return;
@@ -206,8 +206,27 @@ pub fn site_event(input: &[u8]) {
             SiteEvent::Roster(roster) => (roster.tag(), roster.data()),
             SiteEvent::Status(status) => (status.tag(), status.data()),
             SiteEvent::Job(notice) => (notice.tag(), notice.data()),
+            SiteEvent::Receipts(receipts) => (receipts.tag(), receipts.data()),
         };
         let again = SiteEvent::parse(&tag, &data);
+        assert_eq!(again, Ok(Some(event)), "what is written can be read");
+    }
+}
+
+/// The load of a minion-shim's event, of the kind that the first byte chooses: what is read is written and read again with
+/// the same content.
+pub fn minion_event(input: &[u8]) {
+    let Some((kind, load)) = input.split_first() else {
+        return;
+    };
+    let kind = ["receipt", "state"][usize::from(*kind) % 2];
+    let tag = format!("saltway/minion/fuzz/{kind}");
+    let Ok(load) = decode(&Bytes::copy_from_slice(load), Limits::CONTENT) else {
+        return;
+    };
+    if let Ok(Some(event)) = MinionEvent::parse(&tag, &load) {
+        let load = Value::map([("id", "fuzz".into()), ("data", event.data())]);
+        let again = MinionEvent::parse(&event.tag(), &load);
         assert_eq!(again, Ok(Some(event)), "what is written can be read");
     }
 }

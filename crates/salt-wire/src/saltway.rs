@@ -1,4 +1,4 @@
-//! Saltway's own events on the MoM's bus by which sites tell who they are: roster, status, and jobs not published.
+//! Saltway's own events on the MoM's bus by which sites tell who they are: roster, status, jobs not published, receipts.
 //!
 //! A shim sends them as `_minion_event`; whoever reads the MoM's bus parses them by [`SiteEvent::parse`].
 //!
@@ -6,23 +6,30 @@
 //! saltway/site/<id>/roster   Roster      the minions that the lower master accepts, and which are up: whole or as a change
 //! saltway/site/<id>/status   Status      each few seconds: how far the site is, what waits, what was lost
 //! saltway/site/<id>/job      JobNotice   what became of a job that the site did not publish
+//! saltway/site/<id>/receipts Receipts    which minions got which jobs
 //! ```
+//! Those of the minion-shim, on the bus of the minion's own master, are [`MinionEvent`]s.
+//!
 //! - All data are maps with `v: 1`. Unknown keys are ignored; another `v` is refused by name.
 //! - The MoM fires each event twice, as `<tag>` and as `syndic/<site>/<tag>`: only the plain one is parsed here.
 //! - What is parsed names the site of its tag, and nothing in it is larger than the event itself.
 
 mod fields;
 mod ids;
+mod minion;
 mod notice;
+mod receipts;
 mod roster;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use ids::{IdList, RosterDigest};
+pub use minion::{Happened, JIDS_MAX, MinionEvent, MinionState, MinionWord, Receipt};
 pub use notice::{JobNotice, NotPublished};
+pub use receipts::{JOBS_MAX, JobReceipts, Receipts};
 pub use roster::{Members, Presence, Roster, RosterKind};
-pub use status::{EntryNumber, LostAt, SpoolFigures, Status};
+pub use status::{EntryNumber, LastHop, LostAt, SpoolFigures, Status};
 
 use crate::{
     ids::{IdError, MinionId},
@@ -71,6 +78,8 @@ pub enum SiteTag<'a> {
     Status(&'a str),
     /// `saltway/site/<id>/job`.
     Job(&'a str),
+    /// `saltway/site/<id>/receipts`.
+    Receipts(&'a str),
 }
 
 impl<'a> SiteTag<'a> {
@@ -82,6 +91,7 @@ impl<'a> SiteTag<'a> {
             "roster" => Some(Self::Roster(site)),
             "status" => Some(Self::Status(site)),
             "job" => Some(Self::Job(site)),
+            "receipts" => Some(Self::Receipts(site)),
             _ => None,
         }
     }
@@ -90,7 +100,9 @@ impl<'a> SiteTag<'a> {
     #[must_use]
     pub fn site(self) -> &'a str {
         match self {
-            Self::Roster(site) | Self::Status(site) | Self::Job(site) => site,
+            Self::Roster(site) | Self::Status(site) | Self::Job(site) | Self::Receipts(site) => {
+                site
+            }
         }
     }
 }
@@ -104,6 +116,8 @@ pub enum SiteEvent {
     Status(Status),
     /// A job that was not published.
     Job(JobNotice),
+    /// Who got what.
+    Receipts(Receipts),
 }
 
 impl SiteEvent {
@@ -121,6 +135,7 @@ impl SiteEvent {
             SiteTag::Roster(_) => Self::Roster(Roster::read(site, &fields)?),
             SiteTag::Status(_) => Self::Status(Status::read(site, &fields)?),
             SiteTag::Job(_) => Self::Job(JobNotice::read(site, &fields)?),
+            SiteTag::Receipts(_) => Self::Receipts(Receipts::read(site, &fields)?),
         };
         Ok(Some(event))
     }
@@ -132,6 +147,7 @@ impl SiteEvent {
             Self::Roster(roster) => roster.tag(),
             Self::Status(status) => status.tag(),
             Self::Job(notice) => notice.tag(),
+            Self::Receipts(receipts) => receipts.tag(),
         }
     }
 
@@ -142,6 +158,7 @@ impl SiteEvent {
             Self::Roster(roster) => roster.data(),
             Self::Status(status) => status.data(),
             Self::Job(notice) => notice.data(),
+            Self::Receipts(receipts) => receipts.data(),
         }
     }
 }

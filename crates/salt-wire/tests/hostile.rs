@@ -10,10 +10,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use salt_wire::hostile;
-use salt_wire::ids::MinionId;
-use salt_wire::msgpack::{Dialect, encode};
+use salt_wire::ids::{Jid, MinionId};
+use salt_wire::msgpack::{Dialect, Value, encode};
 use salt_wire::saltway::{
-    IdList, LostAt, Members, Presence, Roster, RosterDigest, RosterKind, SpoolFigures, Status,
+    Happened, IdList, JobReceipts, LastHop, LostAt, Members, MinionEvent, MinionState, MinionWord,
+    Presence, Receipt, Receipts, Roster, RosterDigest, RosterKind, SpoolFigures, Status,
 };
 use serde_json::Value as Json;
 
@@ -180,11 +181,48 @@ fn site_event() {
         lost: vec![(LostAt::Redis, 4)],
         expired: 0,
         active: true,
+        last_hop: Some(LastHop::default()),
     };
-    let frames = [(0, roster.data()), (1, status.data())].map(|(kind, data)| {
+    let receipts = Receipts {
+        site: site(),
+        gives: IdList::new(["a1"]).expect("ids"),
+        jobs: vec![JobReceipts {
+            jid: Jid::parse("20261121175418824928").expect("a jid"),
+            minions: IdList::new(["a1", "b2"]).expect("ids"),
+            after_ms: vec![Some(17), None],
+        }],
+    };
+    let kinds = [(0, roster.data()), (1, status.data()), (3, receipts.data())];
+    let frames = kinds.map(|(kind, data)| {
         let mut frame = vec![kind];
         frame.extend(encode(&data, Dialect::New));
         frame
     });
     drive_from(hostile::site_event, 4000, frames.to_vec());
+}
+
+#[test]
+fn minion_event() {
+    let jid = || Jid::parse("20261121175418824928").expect("a jid");
+    let receipt = MinionWord::Receipt(Receipt {
+        run: "run".to_owned(),
+        jobs: vec![(jid(), 20)],
+    });
+    let state = MinionWord::State(MinionState {
+        run: "run".to_owned(),
+        version: "0.1.0".to_owned(),
+        what: Happened::Started,
+        covers_ms: 60_000,
+        taken: vec![jid()],
+        undelivered: Vec::new(),
+    });
+    let frames = [(0, receipt), (1, state)].map(|(kind, what)| {
+        let id = MinionId::parse("fuzz").expect("an id");
+        let data = MinionEvent { id, what }.data();
+        let load = Value::map([("id", "fuzz".into()), ("data", data)]);
+        let mut frame = vec![kind];
+        frame.extend(encode(&load, Dialect::New));
+        frame
+    });
+    drive_from(hostile::minion_event, 4000, frames.to_vec());
 }

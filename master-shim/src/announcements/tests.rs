@@ -156,7 +156,7 @@ impl Rig {
             let events = next.expect("a request in time").expect("the MoM stands");
             let rosters = events.iter().filter_map(|event| match event {
                 SiteEvent::Roster(roster) => Some(roster),
-                SiteEvent::Status(_) | SiteEvent::Job(_) => None,
+                SiteEvent::Status(_) | SiteEvent::Job(_) | SiteEvent::Receipts(_) => None,
             });
             let short = rosters.map(|roster| {
                 let kind = match roster.kind {

@@ -7,12 +7,21 @@ use super::{SaltwayError, VERSION};
 /// Longest name of a run or a release.
 const WORD_BYTES_MAX: usize = 64;
 
-/// The map of an event whose version and site have been looked at.
+/// The map of an event whose version has been looked at, and its site if it is a site's.
 pub(super) struct Fields<'a>(&'a Value);
 
 impl<'a> Fields<'a> {
-    /// Checks what all events share.
+    /// Checks what all events of sites share.
     pub(super) fn open(data: &'a Value, site: &MinionId) -> Result<Self, SaltwayError> {
+        let fields = Self::versioned(data)?;
+        if data.get_str("site") != Some(site.as_str()) {
+            return Err(SaltwayError::OtherSite);
+        }
+        Ok(fields)
+    }
+
+    /// Checks what all events share.
+    pub(super) fn versioned(data: &'a Value) -> Result<Self, SaltwayError> {
         if data.as_map().is_none() {
             return Err(SaltwayError::NoMap);
         }
@@ -29,9 +38,6 @@ impl<'a> Fields<'a> {
                     found: found.to_owned(),
                 });
             }
-        }
-        if data.get_str("site") != Some(site.as_str()) {
-            return Err(SaltwayError::OtherSite);
         }
         Ok(Self(data))
     }

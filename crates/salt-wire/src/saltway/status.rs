@@ -73,6 +73,52 @@ pub struct SpoolFigures {
     pub bytes: u64,
 }
 
+/// How publications fared between the lower master and its minions. Counts are of this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LastHop {
+    /// Minions targeted that are known to give receipts, each once a job.
+    pub expected: u64,
+    /// Of these, those that gave one, or returned.
+    pub received: u64,
+    /// Of these, those that were silent for `receipt_timeout` after the job was published first.
+    pub missed: u64,
+    /// Minions that were sent a job again.
+    pub redelivered: u64,
+    /// Minions that missed a job and were not sent it again, since it may have run.
+    pub held_back: u64,
+    /// Milliseconds from the publication to the receipt, over the last receipts: the median.
+    pub after_ms_median: u64,
+    /// The same: the 99th of a hundred.
+    pub after_ms_p99: u64,
+}
+
+impl LastHop {
+    fn data(&self) -> Value {
+        Value::map([
+            ("expected", self.expected.into()),
+            ("received", self.received.into()),
+            ("missed", self.missed.into()),
+            ("redelivered", self.redelivered.into()),
+            ("held_back", self.held_back.into()),
+            ("after_ms_median", self.after_ms_median.into()),
+            ("after_ms_p99", Value::from(self.after_ms_p99)),
+        ])
+    }
+
+    fn read(map: &Value) -> Option<Self> {
+        let number = |name| map.get(name).and_then(Value::as_u64);
+        Some(Self {
+            expected: number("expected")?,
+            received: number("received")?,
+            missed: number("missed")?,
+            redelivered: number("redelivered")?,
+            held_back: number("held_back")?,
+            after_ms_median: number("after_ms_median")?,
+            after_ms_p99: number("after_ms_p99")?,
+        })
+    }
+}
+
 /// How a site stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
@@ -102,6 +148,8 @@ pub struct Status {
     pub expired: u64,
     /// Whether this shim is the active one of its site.
     pub active: bool,
+    /// The way from the lower master to its minions; `None` of a shim that does not follow receipts.
+    pub last_hop: Option<LastHop>,
 }
 
 impl Status {
@@ -121,7 +169,7 @@ impl Status {
         ];
         let lost = self.lost.iter();
         let lost = lost.map(|(hop, count)| (hop.as_str(), Value::from(*count)));
-        Value::map([
+        let mut data = Value::map([
             ("v", Value::Int(VERSION)),
             ("site", (&self.site).into()),
             ("run", self.run.as_str().into()),
@@ -136,7 +184,11 @@ impl Status {
             ("lost", Value::map(lost)),
             ("expired", self.expired.into()),
             ("active", self.active.into()),
-        ])
+        ]);
+        if let Some(last_hop) = &self.last_hop {
+            data.set("last_hop", last_hop.data());
+        }
+        data
     }
 
     pub(super) fn read(site: MinionId, fields: &Fields<'_>) -> Result<Self, SaltwayError> {
@@ -172,6 +224,13 @@ impl Status {
             lost: lost(fields)?,
             expired: fields.number("expired")?,
             active: fields.flag("active", true)?,
+            last_hop: match fields.get("last_hop") {
+                None => None,
+                Some(map) => {
+                    let last_hop = LastHop::read(map);
+                    Some(last_hop.ok_or_else(|| key("last_hop", "not a map of counts"))?)
+                }
+            },
             site,
         })
     }

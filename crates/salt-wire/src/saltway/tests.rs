@@ -64,7 +64,60 @@ fn status() -> Status {
         lost: vec![(LostAt::Redis, 3), (LostAt::Site, 1)],
         expired: 1,
         active: true,
+        last_hop: Some(LastHop {
+            expected: 600,
+            received: 597,
+            missed: 5,
+            redelivered: 3,
+            held_back: 1,
+            after_ms_median: 31,
+            after_ms_p99: 118,
+        }),
     }
+}
+
+fn jid() -> Jid {
+    Jid::parse("20261121175418824928").expect("a jid")
+}
+
+fn receipts() -> Receipts {
+    Receipts {
+        site: site(),
+        gives: IdList::new(["a2"]).expect("ids"),
+        jobs: vec![JobReceipts {
+            jid: jid(),
+            minions: IdList::new(["a1", "größe"]).expect("ids"),
+            after_ms: vec![Some(31), None],
+        }],
+    }
+}
+
+fn minion_events() -> [MinionEvent; 2] {
+    let receipt = MinionWord::Receipt(Receipt {
+        run: "4711".to_owned(),
+        jobs: vec![(jid(), 20)],
+    });
+    let state = MinionWord::State(MinionState {
+        run: "4711".to_owned(),
+        version: "0.4.0".to_owned(),
+        what: Happened::Reconnected,
+        covers_ms: 600_000,
+        taken: vec![jid()],
+        undelivered: vec![jid()],
+    });
+    [receipt, state].map(|what| MinionEvent {
+        id: "größe".parse().expect("an id"),
+        what,
+    })
+}
+
+/// As the minion sends it on.
+fn load(id: &str, data: Value) -> Value {
+    Value::map([
+        ("cmd", "_minion_event".into()),
+        ("id", id.into()),
+        ("data", data),
+    ])
 }
 
 fn notice() -> JobNotice {
@@ -91,6 +144,7 @@ fn events_arrive_as_they_were_sent() {
         roster: None,
         entry: None,
         lost: Vec::new(),
+        last_hop: None,
         ..status()
     };
     let events = [
@@ -104,6 +158,7 @@ fn events_arrive_as_they_were_sent() {
         SiteEvent::Status(status()),
         SiteEvent::Status(no_roster),
         SiteEvent::Job(notice()),
+        SiteEvent::Receipts(receipts()),
     ];
     for event in events {
         assert_eq!(travelled(&event), event);
@@ -115,6 +170,10 @@ fn tags_are_those_of_the_documentation() {
     assert_eq!(roster().tag(), "saltway/site/site1/roster");
     assert_eq!(status().tag(), "saltway/site/site1/status");
     assert_eq!(notice().tag(), "saltway/site/site1/job");
+    assert_eq!(receipts().tag(), "saltway/site/site1/receipts");
+    let [receipt, state] = minion_events();
+    assert_eq!(receipt.tag(), "saltway/minion/größe/receipt");
+    assert_eq!(state.tag(), "saltway/minion/größe/state");
     for other in [
         "syndic/site1/saltway/site/site1/roster",
         "saltway/site/site1/up",
@@ -289,10 +348,131 @@ fn what_is_wrong_is_named() {
         "key what: not a word that this version knows",
     );
     check(notice(), "jid", Some("a/b".into()), "key jid: not a jid");
+    let receipts = || SiteEvent::Receipts(receipts());
+    let jobs = |name: &str, value: Value| {
+        let mut job = Value::map([
+            ("jid", (&jid()).into()),
+            ("minions", "a1".into()),
+            ("after_ms", Value::array([Value::Int(1)])),
+        ]);
+        job.set(name, value);
+        Some(Value::array([job]))
+    };
+    let cases = [
+        (
+            "gives",
+            Some("a b\n".into()),
+            "key gives: holds what is no minion id",
+        ),
+        ("jobs", None, "key jobs: no list"),
+        (
+            "jobs",
+            Some(Value::array(vec![Value::Nil; JOBS_MAX + 1])),
+            "key jobs: too many",
+        ),
+        (
+            "jobs",
+            jobs("jid", "a/b".into()),
+            "key jobs: one without a jid",
+        ),
+        (
+            "jobs",
+            jobs("minions", "a/b".into()),
+            "key jobs: one without minions",
+        ),
+        (
+            "jobs",
+            jobs("after_ms", Value::Array(Vec::new())),
+            "key jobs: one without a delay for each minion",
+        ),
+        (
+            "jobs",
+            jobs("after_ms", Value::array([Value::Int(-2)])),
+            "key jobs: a delay that is none",
+        ),
+    ];
+    for (name, value, expected) in cases {
+        check(receipts(), name, value, expected);
+    }
+    let hop = Some(Value::Map(Vec::new()));
+    check(
+        status(),
+        "last_hop",
+        hop,
+        "key last_hop: not a map of counts",
+    );
     let tag = "saltway/site/a b/c/roster";
     assert!(SiteEvent::parse(tag, &Value::Nil).is_err());
     let nothing = SiteEvent::parse("saltway/site/site1/roster", &Value::Nil);
     assert_eq!(nothing, Err(SaltwayError::NoMap));
+}
+
+#[test]
+fn words_of_a_minion_shim_arrive_in_the_load_of_its_own_minion_alone() {
+    for event in minion_events() {
+        assert!(MinionEvent::is_tag(&event.tag()));
+        let arrived = MinionEvent::parse(&event.tag(), &load("größe", event.data()));
+        assert_eq!(arrived, Ok(Some(event.clone())));
+        let err = MinionEvent::parse(&event.tag(), &load("a1", event.data()));
+        let err = err.expect_err("of another minion");
+        assert_eq!(err.to_string(), "key id: another minion's than the tag's");
+    }
+    for other in [
+        "saltway/minion/a1/roster",
+        "saltway/minion/receipt",
+        "salt/minion/a1/start",
+    ] {
+        assert_eq!(MinionEvent::parse(other, &Value::Nil), Ok(None), "{other}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_word_of_a_minion_shim_is_named() {
+    let check = |event: &MinionEvent, name: &str, value: Value, expected: &str| {
+        let mut data = event.data();
+        data.set(name, value);
+        let err = MinionEvent::parse(&event.tag(), &load("größe", data)).expect_err(expected);
+        assert_eq!(err.to_string(), expected);
+    };
+    let [receipt, state] = minion_events();
+    check(
+        &receipt,
+        "held_ms",
+        Value::Array(Vec::new()),
+        "key held_ms: not one for each job",
+    );
+    check(
+        &receipt,
+        "held_ms",
+        Value::array([Value::Int(-1)]),
+        "key held_ms: holds what is no time",
+    );
+    check(
+        &receipt,
+        "jids",
+        Value::array(["../x"]),
+        "key jids: holds what is no jid",
+    );
+    check(
+        &state,
+        "what",
+        "gone".into(),
+        "key what: not a word that this version knows",
+    );
+    check(
+        &state,
+        "covers_ms",
+        Value::Int(-1),
+        "key covers_ms: no whole number",
+    );
+    let many = Value::array(vec!["20261121175418824928"; JIDS_MAX + 1]);
+    check(&state, "taken", many, "key taken: too many jobs");
+    check(
+        &state,
+        "run",
+        "a\nb".into(),
+        "key run: no short text on one line",
+    );
 }
 
 #[test]
@@ -349,11 +529,12 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     /// Whatever stands under any key: no panic, and what is taken is what is sent on.
     #[test]
-    fn any_value_under_any_key_is_refused_or_taken(which in 0_usize..4, key in 0_usize..20, value in any_value()) {
+    fn any_value_under_any_key_is_refused_or_taken(which in 0_usize..5, key in 0_usize..20, value in any_value()) {
         let event = match which {
             0 => SiteEvent::Roster(roster()),
             1 => SiteEvent::Roster(change()),
             2 => SiteEvent::Status(status()),
+            3 => SiteEvent::Receipts(receipts()),
             _ => SiteEvent::Job(notice()),
         };
         let mut data = event.data();
