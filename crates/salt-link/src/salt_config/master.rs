@@ -76,6 +76,8 @@ pub enum IpcMode {
         pub_port: u16,
         /// `tcp_master_pull_port`.
         pull_port: u16,
+        /// `tcp_master_publish_pull`, the publisher's.
+        publish_pull: u16,
     },
 }
 
@@ -104,6 +106,7 @@ impl MasterConfig {
         let tcp = IpcMode::Tcp {
             pub_port,
             pull_port,
+            publish_pull: options.port("tcp_master_publish_pull", 4514),
         };
         let ipc_modes = [("ipc", IpcMode::Ipc), ("tcp", tcp)];
         let max = u64::from(u32::MAX);

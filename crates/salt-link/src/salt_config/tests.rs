@@ -92,10 +92,12 @@ fn compare_master(salt: &mut Comparison, ours: &MasterConfig) {
         IpcMode::Tcp {
             pub_port,
             pull_port,
+            publish_pull,
         } => {
             salt.text("ipc_mode", "tcp");
             salt.number("tcp_master_pub_port", pub_port.into());
             salt.number("tcp_master_pull_port", pull_port.into());
+            salt.number("tcp_master_publish_pull", publish_pull.into());
         }
     }
     salt.bool("order_masters", ours.order_masters);
