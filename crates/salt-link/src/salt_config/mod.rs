@@ -11,15 +11,13 @@
 //! - Keys that are not ours are not looked at; every mistake in ours is told at once.
 //! - Salt's file is not ours to correct: where Salt takes a value, we take it as Salt does.
 
-mod files;
-mod identity;
 mod master;
-mod options;
-mod paths;
 mod syndic;
 #[cfg(test)]
 mod tests;
 mod upstream;
+
+use salt_options::{files, identity, options, paths};
 
 pub use identity::IdSource;
 pub use master::{IpcMode, MasterConfig};

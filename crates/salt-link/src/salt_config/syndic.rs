@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use daemon_kit::config::{Mistake, Mistakes};
 use daemon_kit::yaml::Value;
+use salt_options::{MinionDirs, MinionKind};
 
 use super::files::{self, Missing, Overrides};
 use super::identity::{self, IdSource};
@@ -156,7 +157,7 @@ impl SyndicConfig {
 
         let root = paths::root(&own.text("root_dir", "/"));
         let (id, id_source) = identity::id(&own, &root);
-        let dirs = MinionDirs::read(&own, &root, &id);
+        let dirs = MinionDirs::read(&own, &root, &id, MinionKind::Minion);
         let sockets = merged
             .optional_text("syndic_sock_dir")
             .unwrap_or(dirs.sock_dir);
@@ -261,47 +262,6 @@ const ENCRYPTIONS: [&str; 2] = ["OAEP-SHA1", "OAEP-SHA224"];
 
 /// What both versions take (`salt.crypt.VALID_SIGNING_ALGORITHMS`).
 const SIGNATURES: [&str; 2] = ["PKCS1v15-SHA1", "PKCS1v15-SHA224"];
-
-/// The minion's directories, before the syndic's options are laid over them.
-struct MinionDirs {
-    pki_dir: PathBuf,
-    cachedir: String,
-    sock_dir: String,
-}
-
-impl MinionDirs {
-    fn read(own: &Options<'_>, root: &str, id: &str) -> Self {
-        let per_id: Vec<&str> = match own.given("append_minionid_config_dirs") {
-            Some(given) => match &given.node.value {
-                Value::Sequence(items) => items
-                    .iter()
-                    .filter_map(|item| match &item.value {
-                        Value::Scalar(scalar) => Some(scalar.text()),
-                        Value::Sequence(_) | Value::Mapping(_) => None,
-                    })
-                    .collect(),
-                Value::Scalar(_) | Value::Mapping(_) => Vec::new(),
-            },
-            None => Vec::new(),
-        };
-        let dir = |key: &str, default: &str| {
-            let dir = own.text(key, default);
-            if per_id.contains(&key) {
-                paths::join(&dir, id)
-            } else {
-                dir
-            }
-        };
-        let cachedir = dir("cachedir", "/var/cache/salt/minion");
-        let sockets = own.text("sock_dir", "/var/run/salt/minion");
-        let sock_dir = paths::sock_dir(&sockets, &cachedir);
-        Self {
-            pki_dir: paths::prepend_root(root, &dir("pki_dir", "/etc/salt/pki/minion")),
-            cachedir: paths::text(&paths::prepend_root(root, &cachedir)),
-            sock_dir: paths::text(&paths::prepend_root(root, &sock_dir)),
-        }
-    }
-}
 
 fn master_id(merged: &Options<'_>) -> Option<MasterId> {
     let given = merged.given("master_id")?;

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use daemon_kit::config::{self, Mistake};
-use daemon_kit::yaml::{Entry, Node, Resolved, Scalar, Value};
+use config_kit::config::{self, Mistake};
+use config_kit::yaml::{Entry, Node, Resolved, Scalar, Value};
 use glob::MatchOptions;
 
 /// Deepest chain of files that include each other. Salt has no bound and dies of a circle.
@@ -21,25 +21,29 @@ const FILES_MAX: usize = 1000;
 
 /// A value and the file it comes from.
 #[derive(Debug, Clone)]
-pub(super) struct Given {
-    pub(super) node: Node,
-    pub(super) line: usize,
-    pub(super) file: Rc<Path>,
+pub struct Given {
+    /// The value.
+    pub node: Node,
+    /// Line of its key, from 1.
+    pub line: usize,
+    /// The file.
+    pub file: Rc<Path>,
 }
 
 /// The options given in a file and its includes.
 #[derive(Debug)]
-pub(super) struct Overrides {
+pub struct Overrides {
     /// The file that was named, for mistakes about what is missing.
-    pub(super) file: Rc<Path>,
-    pub(super) values: BTreeMap<String, Given>,
+    pub file: Rc<Path>,
+    /// Each option by its name.
+    pub values: BTreeMap<String, Given>,
 }
 
 type Values = BTreeMap<String, Given>;
 
 /// What a missing file means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub enum Missing {
     /// The operator named it.
     IsMistake,
     /// Salt's defaults apply, as Salt itself would do.
@@ -47,7 +51,7 @@ pub(super) enum Missing {
 }
 
 /// Reads `file` and its includes; whatever is wrong is added to `mistakes`.
-pub(super) fn read(
+pub fn read(
     file: &Path,
     default_include: &str,
     missing: Missing,

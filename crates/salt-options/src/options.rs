@@ -5,25 +5,26 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use daemon_kit::config::Mistake;
-use daemon_kit::yaml::{Node, Resolved, Value};
+use config_kit::config::Mistake;
+use config_kit::yaml::{Node, Resolved, Value};
 
-use super::files::{Given, Overrides};
+use crate::files::{Given, Overrides};
 
 /// Several layers of options, the first that gives one counts. A mistake is noted and the
 /// default returned; whoever reads checks the notes in the end.
-pub(super) struct Options<'a> {
+pub struct Options<'a> {
     layers: Vec<&'a Overrides>,
     mistakes: &'a RefCell<Vec<Mistake>>,
 }
 
 impl<'a> Options<'a> {
-    pub(super) fn new(layers: Vec<&'a Overrides>, mistakes: &'a RefCell<Vec<Mistake>>) -> Self {
+    /// Layers, the first counts most, and where mistakes are noted.
+    pub fn new(layers: Vec<&'a Overrides>, mistakes: &'a RefCell<Vec<Mistake>>) -> Self {
         Self { layers, mistakes }
     }
 
     /// The value given, unless it is empty.
-    pub(super) fn given(&self, key: &str) -> Option<&'a Given> {
+    pub fn given(&self, key: &str) -> Option<&'a Given> {
         let given = self.layers.iter().find_map(|layer| layer.values.get(key))?;
         if given.node.is_null() {
             return None;
@@ -38,18 +39,19 @@ impl<'a> Options<'a> {
         Some(given)
     }
 
-    pub(super) fn is_given(&self, key: &str) -> bool {
+    /// Whether there is a value that is not empty.
+    pub fn is_given(&self, key: &str) -> bool {
         self.given(key).is_some()
     }
 
     /// Whether the option is the boolean true, and not only a value that counts as true.
-    pub(super) fn is_true(&self, key: &str) -> bool {
+    pub fn is_true(&self, key: &str) -> bool {
         let given = self.given(key).map(|given| &given.node.value);
         matches!(given, Some(Value::Scalar(scalar)) if scalar.resolve() == Resolved::Bool(true))
     }
 
     /// Text that is not empty; numbers as they are written.
-    pub(super) fn optional_text(&self, key: &str) -> Option<String> {
+    pub fn optional_text(&self, key: &str) -> Option<String> {
         let given = self.given(key)?;
         match &given.node.value {
             Value::Scalar(scalar) => Some(scalar.text().to_owned()).filter(|text| !text.is_empty()),
@@ -60,13 +62,14 @@ impl<'a> Options<'a> {
         }
     }
 
-    pub(super) fn text(&self, key: &str, default: &str) -> String {
+    /// Text, or the default.
+    pub fn text(&self, key: &str, default: &str) -> String {
         self.optional_text(key)
             .unwrap_or_else(|| default.to_owned())
     }
 
     /// Python's truth of the value: `'False'` in quotes is text and so counts as true.
-    pub(super) fn bool(&self, key: &str, default: bool) -> bool {
+    pub fn bool(&self, key: &str, default: bool) -> bool {
         self.given(key)
             .map_or(default, |given| match &given.node.value {
                 Value::Scalar(scalar) => match scalar.resolve() {
@@ -82,7 +85,7 @@ impl<'a> Options<'a> {
     }
 
     /// A whole number up to `max`, also in quotes.
-    pub(super) fn number(&self, key: &str, default: u64, max: u64) -> u64 {
+    pub fn number(&self, key: &str, default: u64, max: u64) -> u64 {
         let Some(given) = self.given(key) else {
             return default;
         };
@@ -96,13 +99,14 @@ impl<'a> Options<'a> {
         }
     }
 
-    pub(super) fn port(&self, key: &str, default: u16) -> u16 {
+    /// A port.
+    pub fn port(&self, key: &str, default: u16) -> u16 {
         let value = self.number(key, default.into(), u16::MAX.into());
         u16::try_from(value).unwrap_or(default)
     }
 
     /// Seconds, whole or not; Salt states every time in seconds.
-    pub(super) fn seconds(&self, key: &str, default: Duration) -> Duration {
+    pub fn seconds(&self, key: &str, default: Duration) -> Duration {
         let Some(given) = self.given(key) else {
             return default;
         };
@@ -119,7 +123,7 @@ impl<'a> Options<'a> {
     }
 
     /// One of `choices` by its word; another word is a mistake.
-    pub(super) fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+    pub fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
         let Some(text) = self.optional_text(key) else {
             return default;
         };
@@ -135,7 +139,7 @@ impl<'a> Options<'a> {
     }
 
     /// Notes that the value of `key`, or its absence, is a mistake.
-    pub(super) fn mistake(&self, key: &str, problem: &str, remedy: &str) {
+    pub fn mistake(&self, key: &str, problem: &str, remedy: &str) {
         match self.layers.iter().find_map(|layer| layer.values.get(key)) {
             Some(given) => self.note(given, key, problem, remedy),
             None => {
@@ -180,7 +184,7 @@ impl<'a> Options<'a> {
 }
 
 /// The whole number that Python's `int()` makes of it.
-pub(super) fn integer(node: &Node) -> Option<i128> {
+pub fn integer(node: &Node) -> Option<i128> {
     let Value::Scalar(scalar) = &node.value else {
         return None;
     };

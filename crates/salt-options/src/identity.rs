@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::options::Options;
+use crate::options::Options;
 
 /// Where an id comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum IdSource {
 }
 
 /// Option `id`, else `<root_dir>/etc/salt/minion_id`, else the host's name.
-pub(super) fn id(options: &Options<'_>, root: &str) -> (String, IdSource) {
+pub fn id(options: &Options<'_>, root: &str) -> (String, IdSource) {
     if let Some(id) = options.optional_text("id") {
         return (append_domain(options, id), IdSource::Configured);
     }

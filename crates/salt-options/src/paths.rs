@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Normalises as Python's `os.path.normpath`: no empty, `.` or `x/..` parts.
-pub(super) fn normpath(path: &str) -> String {
+pub fn normpath(path: &str) -> String {
     // POSIX gives exactly two leading slashes a meaning of their own, which Python keeps.
     let double = path.starts_with("//") && !path.starts_with("///");
     let root = if double {
@@ -33,7 +33,7 @@ pub(super) fn normpath(path: &str) -> String {
 }
 
 /// `path` below `base`, or itself when it is absolute: Python's `os.path.join`.
-pub(super) fn join(base: &str, path: &str) -> String {
+pub fn join(base: &str, path: &str) -> String {
     if path.starts_with('/') || base.is_empty() {
         path.to_owned()
     } else if base.ends_with('/') {
@@ -44,13 +44,13 @@ pub(super) fn join(base: &str, path: &str) -> String {
 }
 
 /// `root_dir` made absolute and normal.
-pub(super) fn root(root_dir: &str) -> String {
+pub fn root(root_dir: &str) -> String {
     let absolute = std::path::absolute(root_dir).unwrap_or_else(|_| PathBuf::from(root_dir));
     normpath(&absolute.to_string_lossy())
 }
 
 /// `path` below the `root` that [`root`] made, unless it already is.
-pub(super) fn prepend_root(root: &str, path: &str) -> PathBuf {
+pub fn prepend_root(root: &str, path: &str) -> PathBuf {
     let inside = (path == root).then_some("").or_else(|| {
         let rest = path.strip_prefix(root)?;
         rest.starts_with('/').then_some(rest)
@@ -61,7 +61,7 @@ pub(super) fn prepend_root(root: &str, path: &str) -> PathBuf {
 
 /// Salt moves the sockets when their path is much longer than the cache's, because a socket's
 /// path is bounded.
-pub(super) fn sock_dir(sock_dir: &str, cachedir: &str) -> String {
+pub fn sock_dir(sock_dir: &str, cachedir: &str) -> String {
     if sock_dir.chars().count() > cachedir.chars().count() + 10 {
         join(cachedir, ".salt-unix")
     } else {
@@ -70,7 +70,7 @@ pub(super) fn sock_dir(sock_dir: &str, cachedir: &str) -> String {
 }
 
 /// `path` as text, which every path here was made from.
-pub(super) fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
