@@ -15,6 +15,7 @@
 //! - [`names`], [`roster`]: which minions each site has.
 //! - [`expect`]: whom does a job mean?
 //! - [`ledger`]: how far each job got with each minion.
+//! - [`redelivery`]: which minions are sent a job again, and when.
 
 pub mod backlog;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod jobs;
 pub mod lease;
 pub mod ledger;
 pub mod names;
+pub mod redelivery;
 pub mod roster;
 pub mod sequence;
 pub mod serials;
