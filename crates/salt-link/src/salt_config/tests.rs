@@ -97,7 +97,9 @@ fn compare_master(salt: &mut Comparison, ours: &MasterConfig) {
             salt.text("ipc_mode", "tcp");
             salt.number("tcp_master_pub_port", pub_port.into());
             salt.number("tcp_master_pull_port", pull_port.into());
-            salt.number("tcp_master_publish_pull", publish_pull.into());
+            if !salt.option("tcp_master_publish_pull").is_null() {
+                salt.number("tcp_master_publish_pull", publish_pull.into());
+            }
         }
     }
     salt.bool("order_masters", ours.order_masters);
