@@ -321,7 +321,7 @@ impl Daemon {
 
 /// Finds one of our programs: in `SALTWAY_BIN_DIR`, else in the directory of the running executable or the one above (a test runs
 /// in `target/<profile>/deps`).
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let dirs: Vec<PathBuf> = match std::env::var_os("SALTWAY_BIN_DIR") {
         Some(dir) => vec![dir.into()],
         None => std::env::current_exe()?

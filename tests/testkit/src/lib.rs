@@ -34,11 +34,13 @@
 //! | [`RedisServer`], [`SentinelServer`] | a real redis-server, alone or as primary and replicas under Sentinel |
 //! | [`Master`], [`Minion`], [`Syndic`], [`EventRecorder`] | real Salt |
 //! | [`Daemon`] | `saltway-bridge`, `saltway-master-shim` |
+//! | [`MinionShim`] | `saltway-minion-shim` |
 //! | [`Tree`] | all of it together |
 
 mod address;
 mod daemon;
 mod keys;
+mod minion_shim;
 mod process;
 mod proxy;
 mod recorder;
@@ -53,6 +55,7 @@ mod workspace;
 pub use address::{Address, shared_dir};
 pub use daemon::{Daemon, DaemonBuilder, metric};
 pub use keys::KeyPair;
+pub use minion_shim::MinionShim;
 pub use process::{Output, Process, Usage, run, usage};
 pub use proxy::{Direction, Proxy};
 pub use recorder::{EventRecorder, Published, RecordedEvent};

@@ -59,6 +59,7 @@ pub struct TreeBuilder {
     syndic_extra: String,
     bridge_extra: String,
     shim_extra: String,
+    minion_shims: bool,
     daemon_log: String,
     progress: Progress,
 }
@@ -129,6 +130,13 @@ impl TreeBuilder {
     #[must_use]
     pub fn shim_extra(mut self, yaml: &str) -> Self {
         self.shim_extra = yaml.to_owned();
+        self
+    }
+
+    /// Puts a minion-shim beside each minion. Off by default.
+    #[must_use]
+    pub fn minion_shims(mut self, minion_shims: bool) -> Self {
+        self.minion_shims = minion_shims;
         self
     }
 
@@ -254,6 +262,7 @@ impl Tree {
             syndic_extra: String::new(),
             bridge_extra: String::new(),
             shim_extra: String::new(),
+            minion_shims: false,
             daemon_log: "debug".to_owned(),
             progress: Box::new(|_| {}),
         }
@@ -403,7 +412,11 @@ impl Tree {
             ));
             for id in &plan.minions {
                 let builder = Minion::builder(plan.version, id).extra(&self.plan.minion_extra);
-                site.minions.push(builder.start(&[&site.master])?);
+                let mut minion = builder.start(&[&site.master])?;
+                if self.plan.minion_shims {
+                    minion.start_shim()?;
+                }
+                site.minions.push(minion);
             }
         }
         if self.plan.relay == Relay::Saltway {
@@ -444,6 +457,12 @@ impl Tree {
         for site in &mut self.sites {
             for minion in &mut site.minions {
                 minion.ready()?;
+            }
+            for minion in &mut site.minions {
+                let id = minion.id().to_owned();
+                if let Some(shim) = &mut minion.shim {
+                    shim.joined(&id)?;
+                }
             }
             let ids: Vec<&str> = site.minions.iter().map(Minion::id).collect();
             site.master.wait_for_minions(&ids)?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::keys::KeyPair;
+use crate::minion_shim::MinionShim;
 use crate::process::{Process, tail};
 use crate::salt::config::HostDir;
 use crate::salt::{Master, SaltVersion};
@@ -93,6 +94,7 @@ impl MinionBuilder {
             workspace,
             host,
             process: None,
+            shim: None,
         };
         minion.start()?;
         Ok(minion)
@@ -107,6 +109,8 @@ pub struct Minion {
     workspace: Workspace,
     host: HostDir,
     process: Option<Process>,
+    /// The minion-shim beside it, once it was started.
+    pub shim: Option<MinionShim>,
 }
 
 impl Minion {
@@ -166,6 +170,29 @@ impl Minion {
                 Err(error) => Err(error.to_string()),
             })
             .with_context(|| tail(&log, 25))
+    }
+
+    /// Starts a minion-shim beside it (again), without waiting: see [`MinionShim::joined`].
+    ///
+    /// # Errors
+    /// When its program is not built.
+    pub fn start_shim(&mut self) -> Result<&mut MinionShim> {
+        let config = self.config_file();
+        match &mut self.shim {
+            Some(shim) => shim.restart()?,
+            None => {
+                let name = format!("{}.minion-shim", self.id);
+                let shim = MinionShim::start(&self.workspace, &name, &[&config])?;
+                self.shim = Some(shim);
+            }
+        }
+        self.shim.as_mut().context("it was just started")
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config_file(&self) -> std::path::PathBuf {
+        self.host.etc().join("minion")
     }
 
     /// Its id.
