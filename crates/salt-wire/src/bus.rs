@@ -16,11 +16,13 @@
 //!   limits themselves are lost there is no way to find the next frame, and the caller reconnects.
 
 mod decoder;
+mod skim;
 mod tag;
 #[cfg(test)]
 mod tests;
 
 pub use decoder::{BusDecoder, Decoded, FRAME_BYTES_MAX, FramingError};
+pub use skim::{FIELD_BYTES_MAX, Field, MapSkim, Skimmed, Skimmer, Wanted};
 pub use tag::{EventTag, is_jid};
 
 use bytes::{BufMut, Bytes, BytesMut};
