@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+pub mod minions;
+
 /// Durations of one kind, to be summed up.
 #[derive(Debug, Clone, Default)]
 pub struct Samples(Vec<Duration>);

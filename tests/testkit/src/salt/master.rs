@@ -258,11 +258,14 @@ impl Master {
             .with_context(|| tail(&log, 25))
     }
 
-    /// Waits until exactly these minions answer `test.ping` here. For a master without syndics.
+    /// Waits until these minions answer `test.ping` here; nobody is not waited for. For a master without syndics.
     ///
     /// # Errors
     /// When some are still missing after a minute and a half; the error shows the last answer.
     pub fn wait_for_minions(&self, ids: &[&str]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let list = ids.join(",");
         wait_until(
             &format!("{list} to answer on {}", self.id),
