@@ -16,7 +16,7 @@ import threading  # noqa: E402
 
 from fake_bridge import FakeBridge  # noqa: E402
 
-RUNNER = ROOT / "salt-ext/src/saltext/saltway/runners/saltway_.py"
+RUNNERS = ROOT / "salt-ext/src/saltext/saltway/runners"
 SALT_BIN = pathlib.Path(os.environ["SALT_BIN"])
 INCOMPLETE, COMPLETE = "20261121173800110002", "20261121172000110004"
 
@@ -29,11 +29,8 @@ class Case(unittest.TestCase):
     def setUp(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="saltway-ext-"))
         self.addCleanup(shutil.rmtree, self.dir)
-        runners = self.dir / "runners"
-        runners.mkdir()
         # A master makes this one when it starts; none runs here.
         (self.dir / "var/cache/salt/master/proc").mkdir(parents=True)
-        shutil.copy(RUNNER, runners)
         self.bridge = FakeBridge(token=self.token)
         threading.Thread(target=self.bridge.serve_forever, daemon=True).start()
         self.addCleanup(self.bridge.server_close)
@@ -45,7 +42,7 @@ class Case(unittest.TestCase):
             "root_dir": str(self.dir),
             "user": "root" if os.geteuid() == 0 else os.environ["USER"],
             "log_level_logfile": "quiet",
-            "runner_dirs": [str(self.dir / "runners")] if runner_dirs else [],
+            "runner_dirs": [str(RUNNERS)] if runner_dirs else [],
             "saltway": saltway,
         }
         (self.dir / "master").write_text(json.dumps(options))

@@ -26,43 +26,30 @@ Nothing needs to be configured on the bridge's own host: address, certificate an
       ca_file: /etc/salt/saltway-ca.pem     # https with an authority of your own
       config: /etc/salt/saltway.yaml        # another file of the bridge, instead of url
 
-This file needs nothing but Salt and the standard library: it can also be copied into one of ``runner_dirs``.
+It needs nothing but Salt and the standard library. Instead of installing it one can name this directory, wherever its tree was
+copied to, in ``runner_dirs``.
 """
 
-import http.client
-import json
 import os
-import ssl
-import urllib.error
-import urllib.parse
-import urllib.request
+import sys
 
-import salt.utils.files
-import salt.utils.yaml
+# Not installed: this file's tree is then wherever somebody copied it to.
+_TREE = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+try:
+    from saltext.saltway import bridge
+except ImportError:
+    sys.path.append(_TREE)
+    from saltext.saltway import bridge
+from saltext.saltway import redelivery, roll
 
 __virtualname__ = "saltway"
 
-CONFIG = "/etc/salt/saltway.yaml"
-LISTEN = "127.0.0.1:9464"
-# The bridge gives a connection 30 seconds.
-TIMEOUT = 30
-# Two million ids is the bridge's own bound; more than this was not written by it.
-ANSWER_BYTES_MAX = 256 << 20
 MISSING = 1
 CANNOT_ASK = 2
 
 
 def __virtual__():
     return __virtualname__
-
-
-class _CannotAsk(Exception):
-    """Why the bridge has no answer, and what to do."""
-
-    def __init__(self, error, hint=""):
-        super().__init__(error)
-        self.error = error
-        self.hint = hint
 
 
 def job(jid, verdict=None, limit=1000):
@@ -84,7 +71,7 @@ def job(jid, verdict=None, limit=1000):
     """
 
     def ask():
-        answer = _get("jobs/" + _escaped(jid), verdict=verdict, limit=limit)
+        answer = _bridge().get("jobs/" + bridge.escaped(jid), verdict=verdict, limit=limit)
         return _told(answer, answer.get("missing", 0) > 0)
 
     return _answered(ask)
@@ -100,7 +87,7 @@ def missing(jid):
     """
 
     def ask():
-        answer = _get("jobs/" + _escaped(jid) + "/missing")
+        answer = _bridge().get("jobs/" + bridge.escaped(jid) + "/missing")
         return _told(answer, bool(answer.get("missing") or answer.get("sites_unreachable")))
 
     return _answered(ask)
@@ -124,7 +111,7 @@ def jobs(limit=20, state=None, before=None):
     """
 
     def ask():
-        answer = _get("jobs", limit=limit, state=state, before=before)
+        answer = _bridge().get("jobs", limit=limit, state=state, before=before)
         return {one.pop("jid"): _by_id(one, "sites") for one in answer.get("jobs", [])}
 
     return _answered(ask)
@@ -138,7 +125,7 @@ def sites():
 
         salt-run saltway.sites
     """
-    return _answered(lambda: {one.pop("id"): one for one in _get("sites").get("sites", [])})
+    return _answered(lambda: {one.pop("id"): one for one in _bridge().get("sites").get("sites", [])})
 
 
 def roster(site=None):
@@ -156,7 +143,7 @@ def roster(site=None):
     words = {True: "up", False: "down"}
 
     def ask():
-        answer = _get("roster", limit=2000000, site=site)
+        answer = _bridge().get("roster", limit=2000000, site=site)
         return {
             one["id"]: {minion["id"]: words.get(minion.get("up"), "unknown") for minion in one.get("minions", [])}
             for one in answer.get("sites", [])
@@ -180,7 +167,7 @@ def metrics(name="saltway_"):
 
     def ask():
         found = {}
-        for line in _fetch("/metrics").decode("utf-8", "replace").splitlines():
+        for line in _bridge().fetch("/metrics").decode("utf-8", "replace").splitlines():
             series, _, value = line.rpartition(" ")
             if series.startswith(name):
                 found[series] = float(value)
@@ -189,11 +176,146 @@ def metrics(name="saltway_"):
     return _answered(ask)
 
 
+def redeliver(jid, minions=None, force=False):
+    """
+    Sends a job again, under its own jid, to minions that did not get it. The master's job cache keeps the job as it is.
+
+    Nobody is sent it who has returned or acknowledged it; a minion that remembers the jid does not run it again.
+
+    jid
+        The job's id.
+    minions
+        A list of ids, or ids with commas between them; without it everybody who is missing.
+    force
+        Also when the job has expired, and to minions of whom nobody knows whether they ran it, as they give no receipts.
+
+    .. code-block:: bash
+
+        salt-run saltway.redeliver 20261121173800110002
+        salt-run saltway.redeliver 20261121173800110002 minions=web1,web2 force=True
+    """
+    wanted = [one.strip() for one in minions.split(",") if one.strip()] if isinstance(minions, str) else minions
+    wanted = [str(one) for one in wanted] if wanted is not None else None
+
+    def ask():
+        answer = redelivery.redeliver(__opts__, _bridge(), str(jid), wanted, force is True, __user__)
+        complete = not answer.get("error") and not answer["refused"]
+        return answer if complete else _with_retcode(answer, MISSING)
+
+    return _answered(ask)
+
+
+def rollout(tgt, fun, *args, **kwargs):
+    """
+    Runs a function in stages over all sites: a few minions first, and the next only while the ones before went well.
+
+    Each stage is an ordinary job in your name, for a list of minions that takes from every site in proportion. The bridge's ledger
+    judges it: returned with retcode 0, failed, or silent. Progress goes to standard error and, as
+    ``saltway/rollout/<id>/...``, to the event bus. Ctrl-C leaves the running stage to itself; ``saltway.rollout_resume`` goes on.
+
+    tgt, tgt_type
+        As for ``salt``; ``tgt_type`` is ``glob`` unless you say otherwise. Where only the sites can tell whom a target means
+        (grains, pillar), a ``test.ping`` with that target goes first. Minions of sites that are down are left out, and named.
+    fun and what follows
+        The function, its arguments and named arguments. Those named as the ones below go into ``kwarg``: a dictionary.
+    stages
+        How many minions have been taken in all at the end of each stage, as numbers or percentages: ``1,10%,100%``.
+    stop_after
+        Failed and silent minions, all stages together, that stop it before the next stage: a number, a percentage of those tried,
+        or ``never``. Default 1.
+    pause
+        Between two stages: seconds, or ``ask`` to wait for Enter or ``saltway.rollout_continue``. Default 0.
+    timeout
+        Seconds that a stage may take. Without it the ledger says when a job is over: minions that are known to run it are waited for.
+    ret, metadata
+        As for ``salt``.
+    dry_run
+        Say who would be in which stage, and do nothing.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout '*' state.apply web stages='1,10%,100%' stop_after=2
+        salt-run saltway.rollout 'web*' cmd.run 'systemctl restart nginx' stages=3,50%,100% pause=ask timeout=120
+    """
+    named = {key: value for key, value in kwargs.items() if not key.startswith("__")}
+    return _rolled(lambda: roll.begin(__opts__, _bridge(), __user__, tgt, fun, args, named))
+
+
+def rollouts(limit=20):
+    """
+    The newest roll-outs, by their id: function, target, user, status, and how many minions went how.
+
+    ``status`` is ``running``, ``paused``, ``stopped``, ``done``, or ``interrupted`` where the process that drove it is gone.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollouts
+    """
+    return _answered(lambda: roll.listed(__opts__, limit))
+
+
+def rollout_show(rid):
+    """
+    One roll-out: each stage with its job, and the minions that failed or are silent.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout_show 20261121173800110002
+    """
+    return _rolled(lambda: roll.show(__opts__, rid))
+
+
+def rollout_pause(rid):
+    """
+    Has a running roll-out wait before its next stage.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout_pause 20261121173800110002
+    """
+    return _answered(lambda: roll.want(__opts__, rid, "pause"))
+
+
+def rollout_continue(rid):
+    """
+    Has a roll-out that waits go on.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout_continue 20261121173800110002
+    """
+    return _answered(lambda: roll.want(__opts__, rid, "continue"))
+
+
+def rollout_stop(rid):
+    """
+    Has a roll-out begin no further stage. What a running stage's minions have begun they finish.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout_stop 20261121173800110002
+    """
+    return _answered(lambda: roll.want(__opts__, rid, "stop"))
+
+
+def rollout_resume(rid):
+    """
+    Goes on with a roll-out whose process is gone, or that was stopped, in this process.
+
+    A stage that was published is judged, not published again. After a stop the threshold counts from here.
+
+    .. code-block:: bash
+
+        salt-run saltway.rollout_resume 20261121173800110002
+    """
+    return _rolled(lambda: roll.resume(__opts__, _bridge(), rid))
+
+
 def _answered(ask):
     """What `ask` returns, or why it could not be asked, as data: a traceback helps nobody."""
     try:
         return ask()
-    except _CannotAsk as err:
+    except bridge.CannotAsk as err:
         return _with_retcode({"error": err.error, "hint": err.hint}, CANNOT_ASK)
 
 
@@ -201,6 +323,17 @@ def _told(answer, misses):
     """The answer, with the exit code for `salt-run` where somebody is missing."""
     _by_id(answer, "sites")
     return _with_retcode(answer, MISSING) if misses else answer
+
+
+def _rolled(drive):
+    """How a roll-out went; the exit code is 1 unless everybody did it."""
+
+    def ask():
+        answer = drive()
+        fine = answer["status"] in ("done", "dry run") and not answer["bad"] and not answer["left_out"] and not answer["sites_unasked"]
+        return answer if fine else _with_retcode(answer, MISSING)
+
+    return _answered(ask)
 
 
 def _with_retcode(answer, code):
@@ -217,123 +350,5 @@ def _by_id(one, key):
     return one
 
 
-def _escaped(text):
-    # A jid of digits alone comes from the command line as a number.
-    return urllib.parse.quote(str(text), safe="")
-
-
-def _get(path, **query):
-    given = {key: str(value) for key, value in query.items() if value is not None}
-    text = "?" + urllib.parse.urlencode(given, quote_via=urllib.parse.quote) if given else ""
-    body = _fetch("/api/v1/" + path + text)
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise _CannotAsk("the bridge's answer is no JSON: " + repr(body[:80]), "does `url` name a Saltway bridge?")
-    return answer
-
-
-def _fetch(path):
-    bridge = _bridge()
-    request = urllib.request.Request(bridge["url"] + path, headers={"User-Agent": "saltext.saltway"})
-    if bridge["token"]:
-        request.add_header("Authorization", "Bearer " + bridge["token"])
-    # The bridge is on this host, or named: no proxy of the environment is between. Redirects could carry the token elsewhere.
-    handlers = [urllib.request.ProxyHandler({}), _NoRedirects()]
-    if bridge["tls"]:
-        handlers.append(urllib.request.HTTPSHandler(context=bridge["tls"]))
-    opener = urllib.request.build_opener(*handlers)
-    try:
-        with opener.open(request, timeout=TIMEOUT) as reply:
-            body = reply.read(ANSWER_BYTES_MAX + 1)
-    except urllib.error.HTTPError as err:
-        raise _refusal(bridge, err) from None
-    except (OSError, ValueError, http.client.HTTPException) as err:
-        reason = getattr(err, "reason", err)
-        raise _CannotAsk(
-            "no bridge answers at {}: {}".format(bridge["url"], reason),
-            "does saltway-bridge run there (systemctl status saltway-bridge), and is that its http.listen? The master's "
-            "configuration can name another: saltway: {url: ...}",
-        ) from None
-    if len(body) > ANSWER_BYTES_MAX:
-        raise _CannotAsk("the bridge's answer is too large", "ask for less, as with `site` or `limit`")
-    return body
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_args, **_kwargs):
-        return None
-
-
-def _refusal(bridge, err):
-    """What the bridge said instead of an answer."""
-    try:
-        said = json.loads(err.read(1 << 20))
-        error, hint = str(said["error"]), str(said.get("hint", ""))
-    except (OSError, ValueError, KeyError, TypeError):
-        error = "{} has no Saltway API (status {})".format(bridge["url"], err.code)
-        hint = "is that a master-shim or an older bridge? `saltway: {url: ...}` in the master's configuration names another"
-    if err.code in (401, 403):
-        hint = "name the file with its token in the master's configuration: saltway: {token_file: ...}; " + hint
-    return _CannotAsk(error, hint)
-
-
 def _bridge():
-    """Where the bridge is, the token, and how its certificate is verified."""
-    given = __opts__.get("saltway") or {}
-    if not isinstance(given, dict):
-        raise _CannotAsk("`saltway` in the master's configuration is no dictionary", "write saltway: {url: ...}")
-    if given.get("url"):
-        http_part, url, pinned = {}, str(given["url"]).rstrip("/"), None
-        if not url.startswith(("http://", "https://")):
-            raise _CannotAsk("{} is no address of a bridge".format(url), "write it as http://127.0.0.1:9464")
-    else:
-        http_part = _http_part(given.get("config", CONFIG))
-        url, pinned = _local_url(http_part)
-    token_file = given.get("token_file") or http_part.get("token_file")
-    ca_file = given.get("ca_file")
-    return {"url": url, "token": _token(token_file), "tls": _tls(ca_file, pinned) if url.startswith("https:") else None}
-
-
-def _http_part(path):
-    if path == CONFIG and not os.path.exists(path):
-        raise _CannotAsk(
-            "there is no {} on this host".format(path), "name the bridge in the master's configuration: saltway: {url: ...}"
-        )
-    try:
-        with salt.utils.files.fopen(path, "r") as file:
-            part = (salt.utils.yaml.safe_load(file) or {}).get("http") or {}
-            return part if isinstance(part, dict) else {}
-    except (OSError, AttributeError, salt.utils.yaml.YAMLError) as err:
-        raise _CannotAsk("{} cannot be read: {}".format(path, err), "saltway-bridge --check tells what is wrong with it") from None
-
-
-def _local_url(part):
-    host, _, port = str(part.get("listen", LISTEN)).rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    scheme = "https" if part.get("tls_cert") else "http"
-    return "{}://{}:{}".format(scheme, host, port), part.get("tls_cert")
-
-
-def _tls(ca_file, pinned):
-    try:
-        context = ssl.create_default_context(cafile=ca_file or pinned)
-    except (OSError, ssl.SSLError) as err:
-        raise _CannotAsk("{} cannot be read as certificates: {}".format(ca_file or pinned, err), "it must be PEM") from None
-    if pinned and not ca_file:
-        # The bridge's own certificate, from its own file, on its own host: it may name the host as others see it.
-        context.check_hostname = False
-        context.verify_flags |= getattr(ssl, "VERIFY_X509_PARTIAL_CHAIN", 0)
-    return context
-
-
-def _token(path):
-    if not path:
-        return None
-    try:
-        with salt.utils.files.fopen(path, "r") as file:
-            return file.readline(4096).strip() or None
-    except OSError as err:
-        raise _CannotAsk("the token file {} cannot be read: {}".format(path, err), "give its group to the master's user") from None
+    return bridge.Bridge(__opts__)
