@@ -14,7 +14,7 @@ use salt_link::salt_config::MasterConfig;
 use crate::ledger::{Arguments, AuditBounds};
 
 /// Keys that only a master-shim reads; the two daemons may share a file.
-const OTHERS_KEYS: &[&str] = &["answer_as_site", "minion_config", "spool"];
+const OTHERS_KEYS: &[&str] = &["answer_as_site", "minion_config", "receipts", "spool"];
 
 /// Keys of the section `redis` that only count for a server of the bridge's own.
 const MANAGED_KEYS: &[&str] = &["listen", "persistence", "maxmemory", "program"];

@@ -30,6 +30,7 @@ use self::agenda::Agenda;
 pub(crate) use self::news::News;
 use crate::{
     lag::{Lag, LagFigures},
+    receipts::LastHopFigures,
     roster::{Roster, Version},
     telemetry::Telemetry,
     tenure::Tenure,
@@ -62,6 +63,8 @@ pub(crate) struct Figures {
     pub(crate) tenure: Tenure,
     /// What waits for replies.
     pub(crate) spool: Spool,
+    /// How the way to the minions fares.
+    pub(crate) last_hop: LastHopFigures,
 }
 
 impl Figures {
@@ -250,7 +253,7 @@ impl AnnouncementsTask {
             lost: telemetry.tally().lost_by_hop(),
             expired: telemetry.tally().expired_count(),
             active: figures.tenure.current().is_some(),
-            last_hop: None,
+            last_hop: Some(figures.last_hop.now()),
         }
     }
 }

@@ -9,6 +9,10 @@ pub(crate) use salt_link::salt_config::{SyndicFailover, SyndicMode};
 use salt_wire::ids::MinionId;
 use store::SpoolConfig;
 
+pub(crate) use self::receipts::ReceiptsConfig;
+
+mod receipts;
+
 /// Keys that only a bridge reads; the two daemons may share a file.
 const OTHERS_KEYS: &[&str] = &[
     "bridge",
@@ -53,6 +57,8 @@ pub struct Config {
     pub(crate) answer_as_site: AnswerAsSite,
     /// Bounds of the spool.
     pub(crate) spool: SpoolConfig,
+    /// What is done about minions that do not get their jobs.
+    pub(crate) receipts: ReceiptsConfig,
     /// Where the shim keeps its files.
     pub(crate) state_dir: PathBuf,
     /// Where metrics and health are served.
@@ -103,6 +109,7 @@ impl Config {
         let answer_as_site = root.enumeration("answer_as_site", AnswerAsSite::Auto, &answers);
         let job_ttl = root.duration("job_ttl", JOB_TTL_DEFAULT);
         let spool = read_spool(root);
+        let receipts = ReceiptsConfig::read(&root.section("receipts"));
         let state_dir = root.path_or("state_dir", "/var/lib/saltway");
         let listen = http::read_listen(root);
         let syndic = syndic?;
@@ -116,6 +123,7 @@ impl Config {
             job_ttl,
             answer_as_site,
             spool,
+            receipts,
             state_dir,
             listen,
         })

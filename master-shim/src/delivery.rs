@@ -28,10 +28,11 @@ use self::{
     records::Records,
 };
 use crate::{
-    config::AnswerAsSite,
+    config::{AnswerAsSite, ReceiptsConfig},
     cursor::Cursor,
     link::Due,
     probe::MinionWatch,
+    receipts::{Follow, for_minions},
     roster::Roster,
     site::Message,
     skew::Skew,
@@ -42,6 +43,7 @@ use crate::{
 
 pub(crate) use self::publisher::Publisher;
 
+mod by_hand;
 mod intake;
 mod job;
 mod latest;
@@ -55,9 +57,6 @@ const BATCH_MAX: usize = 64;
 
 /// How often a gap in the MoM's serials is looked at that may still close.
 const GAP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the lower master may take for a publication to single minions after its restart.
-const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Job records looked at for what a lower master took before it died, and came back within.
 const LATEST_WITHIN_MS: u64 = 60 * 60 * 1000;
@@ -102,6 +101,8 @@ pub(crate) struct DeliveryParts {
     pub(crate) minion: Arc<MinionWatch>,
     /// The lower master's minions.
     pub(crate) roster: Roster,
+    /// What is done about minions that do not get their jobs.
+    pub(crate) receipts: ReceiptsConfig,
     /// The clocks' difference.
     pub(crate) skew: Arc<Skew>,
     /// Counts and logs.
@@ -358,20 +359,21 @@ impl DeliveryTask {
             let jid = load.jid().clone();
             let mut missing = open.get(jid.as_str()).cloned().unwrap_or_default();
             missing.retain(|minion| !self.parts.publisher.master.has_started(minion));
-            let Some(again) = latest::for_minions(&load, &missing).filter(|_| !missing.is_empty())
-            else {
+            let Some(again) = for_minions(&load, &missing).filter(|_| !missing.is_empty()) else {
                 continue;
             };
-            self.parts.telemetry.published_again(&jid, &missing);
             let Some(granted) = self.parts.tenure.current() else {
                 return;
             };
-            let permit = Permit {
-                tenure: &self.parts.tenure,
-                fence: granted.fence,
-            };
+            if !self.parts.tenure.is_permitted(granted.fence) {
+                return;
+            }
+            // Past its job cache, which keeps the job's own target.
             tokio::select! {
-                _ = self.parts.publisher.publish(&again, AGAIN_WITHIN, permit, false) => {}
+                handed = self.parts.publisher.direct.publish(&again) => match handed {
+                    Ok(()) => self.parts.telemetry.published_again(&jid, &missing),
+                    Err(err) => self.parts.telemetry.not_published_again(&jid, &err),
+                },
                 () = shutdown.cancelled() => return,
             }
         }
@@ -382,8 +384,23 @@ impl DeliveryTask {
         self.tell(Message::Publishing {
             jid: job.load.jid().clone(),
             upstream: self.parts.upstream,
+            hides_start: job.hides_start,
+            follow: Box::new(self.follow(job)),
         })
         .await;
+    }
+
+    /// What may be done about minions that do not get the job.
+    fn follow(&self, job: &Job) -> Follow {
+        let left = job.ttl.saturating_sub(self.age(&job.entry));
+        Follow {
+            load: job.load.clone(),
+            bytes: job.entry.frame.len(),
+            upstream: self.parts.upstream,
+            policy: self.parts.receipts.policy(&job.load),
+            asked_start_event: self.parts.receipts.asks(&job.load),
+            expires_ms: steady_millis().saturating_add(millis(left)),
+        }
     }
 
     /// Tells the MoM whom the lower master targeted, and the site task what to wait for.

@@ -37,6 +37,7 @@ mod lane;
 mod link;
 mod lower_master;
 mod probe;
+mod receipts;
 mod roster;
 mod session;
 mod shim;

@@ -13,7 +13,6 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,10 +21,13 @@ use daemon_kit::CancellationToken;
 use salt_link::{local_master::LocalMaster, salt_config::MasterConfig};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
+use self::listener::{Connections, Listener};
 use crate::telemetry::Telemetry;
+
+mod listener;
 
 /// How long minions are waited for. Salt's defaults let a minion try again after 1 to 11 s.
 const SETTLE_MAX: Duration = Duration::from_secs(12);
@@ -38,6 +40,10 @@ const SUBSCRIBED_AFTER: Duration = Duration::from_millis(200);
 
 /// How often connections are counted otherwise: with 50,000 minions the file has some megabytes.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The same while somebody waits for minions to connect again; and the looks take at most this share of the time.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_SHARE: u32 = 20;
 
 /// Minions whose start is remembered; above that every minion counts as started.
 const STARTED_MAX: usize = 10_000;
@@ -62,6 +68,10 @@ pub(crate) struct LowerMaster {
     missed_at: Arc<Mutex<Option<Instant>>>,
     /// Minions that started anew since then, by their start events.
     started: Arc<Mutex<HashSet<String>>>,
+    /// Whether somebody waits for minions to connect again.
+    closely: watch::Sender<bool>,
+    /// Counts the looks that found a new connection to the publish port.
+    connected: watch::Sender<u64>,
 }
 
 impl LowerMaster {
@@ -72,6 +82,8 @@ impl LowerMaster {
             died_at: watch::Sender::new(None),
             missed_at: Arc::default(),
             started: Arc::default(),
+            closely: watch::Sender::new(false),
+            connected: watch::Sender::new(0),
         }
     }
 
@@ -124,6 +136,22 @@ impl LowerMaster {
         if up {
             self.died_at.send_replace(*lock(&self.missed_at));
         }
+    }
+
+    /// Whether the master can be published on now.
+    pub(crate) fn is_up(&self) -> bool {
+        *self.state.borrow() == MasterState::Up
+    }
+
+    /// Whether connections are looked for often: somebody is silent who may come back.
+    pub(crate) fn watch_closely(&self, closely: bool) {
+        self.closely
+            .send_if_modified(|now| std::mem::replace(now, closely) != closely);
+    }
+
+    /// Tells each time that somebody has connected to the publish port and subscribed.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        self.connected.subscribe()
     }
 
     /// Waits until the master can be published on.
@@ -183,8 +211,8 @@ pub(crate) struct MinionsTask {
     master: LowerMaster,
     listener: Listener,
     telemetry: Telemetry,
-    /// Connections at the last count while the master was up.
-    before: usize,
+    /// Connections at the last look while the master was up.
+    before: Connections,
 }
 
 impl MinionsTask {
@@ -193,7 +221,7 @@ impl MinionsTask {
             master,
             listener: Listener::new(&config.interface, config.publish_port),
             telemetry,
-            before: 0,
+            before: Connections::default(),
         }
     }
 
@@ -204,15 +232,7 @@ impl MinionsTask {
             loop {
                 let now = *state.borrow_and_update();
                 match now {
-                    MasterState::Up => {
-                        let connections = self.listener.connections();
-                        // Away in between: the connections went with it.
-                        if !state.has_changed().unwrap_or(true) {
-                            self.before = connections;
-                        }
-                        let next = Instant::now() + COUNT_INTERVAL;
-                        drop(timeout_at(next, state.changed()).await);
-                    }
+                    MasterState::Up => self.look(&mut state).await,
                     MasterState::Settling => {
                         self.settle(&mut state).await;
                     }
@@ -226,11 +246,49 @@ impl MinionsTask {
         }
     }
 
+    /// Looks at the connections, and waits until the next look.
+    async fn look(&mut self, state: &mut watch::Receiver<MasterState>) {
+        let mut closely = self.master.closely.subscribe();
+        let is_close = *closely.borrow_and_update();
+        let began = Instant::now();
+        let connections = self.listener.connections();
+        let took = began.elapsed();
+        // Away in between: the connections went with it.
+        if !state.has_changed().unwrap_or(true) {
+            let is_new = connections.has_new(&self.before);
+            self.before = connections;
+            if is_new && !self.tell_connected(state).await {
+                return;
+            }
+        }
+        let pause = if is_close {
+            CLOSE_INTERVAL.max(took * LOOK_SHARE)
+        } else {
+            COUNT_INTERVAL
+        };
+        tokio::select! {
+            _ = state.changed() => {}
+            Ok(_) = closely.wait_for(|now| *now != is_close) => {}
+            () = sleep(pause) => {}
+        }
+    }
+
+    /// Whoever has connected subscribes in a moment. False when the master's state has changed before.
+    async fn tell_connected(&self, state: &mut watch::Receiver<MasterState>) -> bool {
+        tokio::select! {
+            () = sleep(SUBSCRIBED_AFTER) => self.master.connected.send_modify(|count| *count += 1),
+            _ = state.changed() => return false,
+        }
+        true
+    }
+
     /// Waits for the minions, unless the master goes away again.
-    async fn settle(&self, state: &mut watch::Receiver<MasterState>) {
+    async fn settle(&mut self, state: &mut watch::Receiver<MasterState>) {
         let began = Instant::now();
         let waiting = async {
-            while self.listener.connections() < self.before && began.elapsed() < SETTLE_MAX {
+            while self.listener.connections().count() < self.before.count()
+                && began.elapsed() < SETTLE_MAX
+            {
                 sleep(SETTLE_INTERVAL).await;
             }
             sleep(SUBSCRIBED_AFTER).await;
@@ -241,97 +299,16 @@ impl MinionsTask {
         }
         let connections = self.listener.connections();
         self.telemetry
-            .minions_settled(connections, self.before, began.elapsed());
+            .minions_settled(connections.count(), self.before.count(), began.elapsed());
+        self.before = connections;
         self.master.settled();
+        self.master.connected.send_modify(|count| *count += 1);
     }
-}
-
-/// The lower master's publish port, as `/proc/net/tcp` writes it.
-struct Listener {
-    /// `None` for every address of the host.
-    address: Option<String>,
-    port: String,
-}
-
-impl Listener {
-    fn new(interface: &str, port: u16) -> Self {
-        let address = match interface.parse() {
-            Ok(IpAddr::V4(address)) if address != Ipv4Addr::UNSPECIFIED => {
-                Some(format!("{:08X}", u32::from_le_bytes(address.octets())))
-            }
-            Ok(IpAddr::V6(address)) if address != Ipv6Addr::UNSPECIFIED => Some(hex_v6(address)),
-            // A host name may stand for several addresses.
-            Ok(_) | Err(_) => None,
-        };
-        Self {
-            address,
-            port: format!("{port:04X}"),
-        }
-    }
-
-    /// Established connections to the port.
-    fn connections(&self) -> usize {
-        let files = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-        let texts = files.map(|file| std::fs::read_to_string(file).unwrap_or_default());
-        texts.iter().map(|text| self.count(text)).sum()
-    }
-
-    fn count(&self, text: &str) -> usize {
-        let established = |line: &&str| {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (Some(local), _, Some("01")) = (fields.next(), fields.next(), fields.next()) else {
-                return false;
-            };
-            let Some((address, port)) = local.split_once(':') else {
-                return false;
-            };
-            port == self.port && self.address.as_ref().is_none_or(|own| own == address)
-        };
-        text.lines().filter(established).count()
-    }
-}
-
-/// Four words in the host's byte order.
-fn hex_v6(address: Ipv6Addr) -> String {
-    let octets = address.octets();
-    let words = octets.chunks_exact(4).filter_map(|word| {
-        let word: [u8; 4] = word.try_into().ok()?;
-        Some(format!("{:08X}", u32::from_le_bytes(word)))
-    });
-    words.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TCP: &str = "\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1199 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
-   1: 0100007F:1199 0200007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 30 10 -1
-   2: 0100007F:119A 0200007F:C351 01 00000000:00000000 00:00000000 00000000     0        0 3 1 0 20 4 30 10 -1
-   3: 0300007F:1199 0200007F:C352 01 00000000:00000000 00:00000000 00000000     0        0 4 1 0 20 4 30 10 -1
-   4: 0200007F:C350 0100007F:1199 01 00000000:00000000 00:00000000 00000000     0        0 5 1 0 20 4 30 10 -1
-";
-
-    #[test]
-    fn only_established_connections_to_the_port_count() {
-        let count = |interface: &str| Listener::new(interface, 4505).count(TCP);
-        assert_eq!(count("127.0.0.1"), 1);
-        assert_eq!(count("0.0.0.0"), 2);
-        assert_eq!(count("127.0.0.9"), 0);
-    }
-
-    #[test]
-    fn connections_of_this_very_host_are_read() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let port = Listener::new("127.0.0.1", address.port());
-        assert_eq!(port.connections(), 0);
-        let _client = std::net::TcpStream::connect(address).expect("connected");
-        let _server = listener.accept().expect("accepted");
-        assert_eq!(port.connections(), 1);
-    }
 
     #[tokio::test]
     async fn restarted_master_is_not_up_before_its_minions() {
@@ -346,7 +323,7 @@ mod tests {
             master: master.clone(),
             listener: Listener::new("127.0.0.1", address.port()),
             telemetry,
-            before: 0,
+            before: Connections::default(),
         };
         let shutdown = CancellationToken::new();
         let checks = async {
@@ -363,6 +340,34 @@ mod tests {
             let _accepted = listener.accept().expect("accepted");
             let up = tokio::time::timeout(Duration::from_secs(5), master.up()).await;
             assert!(up.is_ok(), "the minion is back");
+            shutdown.cancel();
+        };
+        tokio::join!(task.run(shutdown.clone()), checks);
+    }
+
+    #[tokio::test]
+    async fn new_connection_is_told_soon_while_somebody_waits_for_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let master = LowerMaster::new();
+        let telemetry = Telemetry::new(&daemon_kit::metrics::Metrics::new("test", "0"), "site1");
+        let task = MinionsTask {
+            master: master.clone(),
+            listener: Listener::new("127.0.0.1", address.port()),
+            telemetry,
+            before: Connections::default(),
+        };
+        let shutdown = CancellationToken::new();
+        let checks = async {
+            master.bus_connected(true);
+            master.watch_closely(true);
+            let mut connections = master.connections();
+            let _first = std::net::TcpStream::connect(address).expect("connected");
+            let _accepted = listener.accept().expect("accepted");
+            let told = tokio::time::timeout(Duration::from_secs(5), connections.changed()).await;
+            assert!(told.is_ok(), "a new connection");
+            let again = tokio::time::timeout(3 * CLOSE_INTERVAL, connections.changed()).await;
+            assert!(again.is_err(), "the same connection is not new");
             shutdown.cancel();
         };
         tokio::join!(task.run(shutdown.clone()), checks);

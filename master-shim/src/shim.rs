@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use daemon_kit::{CancellationToken, Tasks, http::Readiness};
 use redis_link::Redis;
 use salt_link::{
+    DirectPublisher,
     event_bus::{EventReader, EventReaderConfig},
     local_master::{LocalMaster, LocalMasterConfig},
     requester::{RequestPool, RequestPoolConfig, Requester},
@@ -25,6 +26,7 @@ use crate::{
     job_cache::JobCache,
     lower_master::{self, LowerMaster, MinionsTask},
     probe::{MinionWatch, Prober},
+    receipts::{LastHopFigures, Receipts},
     roster::{Roster, RosterTask},
     site::{Message, SiteParts, SiteTask, company::Company, routing::Router},
     telemetry::{LaneName, Telemetry},
@@ -48,6 +50,8 @@ pub(crate) struct Shim<'a> {
     telemetry: Telemetry,
     readiness: Readiness,
     local: Arc<LocalMaster>,
+    direct: Arc<DirectPublisher>,
+    last_hop: LastHopFigures,
     master: LowerMaster,
     job_cache: JobCache,
     minion: Arc<MinionWatch>,
@@ -96,6 +100,8 @@ impl<'a> Shim<'a> {
             telemetry,
             readiness,
             local: Arc::clone(&local),
+            direct: Arc::new(DirectPublisher::of_master(master)),
+            last_hop: LastHopFigures::default(),
             master: LowerMaster::new(),
             spool,
             jobs,
@@ -145,7 +151,16 @@ impl<'a> Shim<'a> {
                 tasks.shutdown().clone(),
             ),
         );
+        let receipts = Receipts::new(
+            &self.config.receipts,
+            &self.config.id,
+            upstreams.len(),
+            self.direct,
+            self.last_hop,
+            self.telemetry.clone(),
+        );
         let site = SiteTask::new(SiteParts {
+            receipts,
             id: self.config.id.clone(),
             failover: self.config.syndic.failover,
             messages,

@@ -16,13 +16,13 @@
 
 use std::sync::Arc;
 
-use daemon_kit::{CancellationToken, http::Condition, unix_millis};
+use daemon_kit::{CancellationToken, http::Condition, steady_millis, unix_millis};
 use relay_core::jobs::{SiteJobs, SiteJobsConfig};
 use salt_link::{event_bus::BusEvent, queue::Receiver};
 use salt_wire::ids::{Jid, MinionId};
 use store::{Jobs, Spool};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Duration, Instant, sleep_until},
 };
@@ -35,8 +35,16 @@ use self::{
     routing::{Return, Router},
 };
 use crate::{
-    config::SyndicFailover, disk::Disk, job_cache::JobCache, lower_master::LowerMaster,
-    probe::Prober, roster::Roster, telemetry::Telemetry, unanswered::Unanswered, upstream::Lanes,
+    config::SyndicFailover,
+    disk::Disk,
+    job_cache::JobCache,
+    lower_master::LowerMaster,
+    probe::Prober,
+    receipts::{Follow, Handed, Receipts},
+    roster::Roster,
+    telemetry::Telemetry,
+    unanswered::Unanswered,
+    upstream::Lanes,
 };
 
 mod actions;
@@ -45,6 +53,7 @@ pub(crate) mod company;
 mod events;
 mod origins;
 mod probes;
+mod receiving;
 pub(crate) mod routing;
 mod sending;
 mod summary;
@@ -58,6 +67,10 @@ pub(crate) enum Message {
         jid: Jid,
         /// Index of the MoM that it came from.
         upstream: usize,
+        /// Whether the MoM did not ask for the minions' start events, and this shim did.
+        hides_start: bool,
+        /// What may be done about minions that do not get it.
+        follow: Box<Follow>,
     },
     /// The lower master has published it and named the minions.
     Published {
@@ -72,6 +85,13 @@ pub(crate) enum Message {
     },
     /// A job was found published already: its returns may have passed unheard.
     Recovered,
+    /// An operator wants minions of this site to have a job again that was published here before.
+    ByHand {
+        /// The job, as the operator published it.
+        follow: Box<Follow>,
+        /// The minions that it was published to, of those that the operator named.
+        minions: Vec<String>,
+    },
     /// The MoM asks by `saltutil.find_job` whether the site itself runs a job.
     Asked {
         /// The job that is asked about.
@@ -111,6 +131,8 @@ pub(crate) struct SiteParts {
     pub(crate) roster: Roster,
     /// Whether this shim is the active one of its site.
     pub(crate) company: Company,
+    /// Which minions got their jobs.
+    pub(crate) receipts: Receipts,
     /// Publishes the shim's own find_jobs.
     pub(crate) prober: Arc<Prober>,
     /// Whether the event bus is connected.
@@ -131,6 +153,8 @@ pub(crate) struct SiteTask {
     /// The fetch that fills `catch_up`.
     fetching: JoinSet<()>,
     connected_before: bool,
+    /// Tells of new connections to the publish port.
+    connections: watch::Receiver<u64>,
 }
 
 enum Input {
@@ -139,6 +163,8 @@ enum Input {
     Fetched(Box<Return>, Option<usize>),
     ProbePublished(Option<Jid>),
     Found(FoundReturn),
+    Handed(Handed),
+    Connected,
     Tick,
     Stop,
 }
@@ -147,6 +173,7 @@ impl SiteTask {
     /// A task that knows no job yet.
     pub(crate) fn new(parts: SiteParts) -> Self {
         Self {
+            connections: parts.master.connections(),
             parts,
             jobs: SiteJobs::new(SiteJobsConfig::default()),
             probes: Probes::default(),
@@ -177,6 +204,8 @@ impl SiteTask {
                         self.probed(found).await;
                     }
                 }
+                Input::Handed(handed) => self.handed(&handed),
+                Input::Connected => self.parts.receipts.connection_opened(steady_millis()),
                 Input::Tick => self.tick().await,
                 Input::Stop => return,
             }
@@ -198,6 +227,8 @@ impl SiteTask {
                 Input::ProbePublished(failed.expect("publishing a find_job does not panic"))
             }
             Some(_) = self.fetching.join_next() => Input::Tick,
+            handed = self.parts.receipts.handed() => Input::Handed(handed),
+            Ok(()) = self.connections.changed() => Input::Connected,
             event = self.parts.events.recv() => event.map_or(Input::Stop, Input::Event),
             found = self.catch_up.found() => Input::Found(found),
         }
@@ -213,6 +244,7 @@ impl SiteTask {
             jobs,
             self.probes.next_deadline(),
             self.parts.company.next_tick(),
+            self.parts.receipts.next_tick(steady_millis()),
         ]
         .into_iter()
         .flatten()
@@ -233,6 +265,7 @@ impl SiteTask {
             let origin = Origin::Upstream {
                 index: usize::try_from(job.upstream).unwrap_or(0),
                 bare_jid_seen: true,
+                hides_start: false,
             };
             self.parts.router.origins.note(&jid, origin);
             let id = self.parts.id.as_str();
@@ -259,16 +292,24 @@ impl SiteTask {
         }
         let actions = self.jobs.tick(unix_millis());
         self.act(actions).await;
+        self.tick_receipts().await;
     }
 
     async fn message(&mut self, message: Message) {
         match message {
-            Message::Publishing { jid, upstream } => {
+            Message::Publishing {
+                jid,
+                upstream,
+                hides_start,
+                follow,
+            } => {
                 let origin = Origin::Upstream {
                     index: upstream,
                     bare_jid_seen: false,
+                    hides_start,
                 };
                 self.parts.router.origins.note(&jid, origin);
+                self.parts.receipts.announced(&jid, *follow);
             }
             Message::Published {
                 jid,
@@ -276,11 +317,13 @@ impl SiteTask {
                 minions,
                 answers_for_site,
             } => {
+                self.receive_answer(&jid, &minions);
                 let actions = self
                     .jobs
                     .published(jid.as_str(), &fun, minions, answers_for_site);
                 self.act(actions).await;
             }
+            Message::ByHand { follow, minions } => self.by_hand(*follow, &minions).await,
             Message::Recovered => self.fetch_missing(),
             Message::Asked { about, query } => {
                 let actions = self.jobs.asked(about.as_str(), query.as_str());

@@ -15,6 +15,7 @@ mod counters;
 mod disk;
 mod link;
 mod publications;
+mod receipts;
 mod site;
 mod tally;
 mod uplink;

@@ -126,6 +126,7 @@ impl Rig {
             run: "run".to_owned(),
             roster: roster.clone(),
             figures: Arc::new(Figures {
+                last_hop: LastHopFigures::default(),
                 lag: Arc::default(),
                 cursor: None,
                 tenure: Tenure::new(false),

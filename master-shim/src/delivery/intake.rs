@@ -15,7 +15,7 @@ use salt_wire::{
 
 use super::{
     DeliveryTask,
-    job::{Job, is_loop},
+    job::{Job, asking_for_start_events, is_loop, take_mark},
     millis,
     records::Part,
     ttl,
@@ -61,6 +61,9 @@ impl DeliveryTask {
             .await;
         let mut due: Vec<Job> = Vec::with_capacity(jobs.len());
         for (job, remembered) in jobs.into_iter().zip(remembered) {
+            if job.by_hand && self.publish_by_hand(&job, remembered).await {
+                continue;
+            }
             let twice = due.iter().any(|other| other.part.is_same_job(&job.part));
             if twice || !self.is_due(&job, remembered).await {
                 if twice {
@@ -88,14 +91,22 @@ impl DeliveryTask {
                 return None;
             }
         };
-        let jid = load.jid();
-        self.parts.telemetry.publication_opened(entry.entry_id, jid);
+        self.parts
+            .telemetry
+            .publication_opened(entry.entry_id, load.jid());
         if is_loop(&load, self.parts.master_id.as_ref()) {
             self.parts
                 .telemetry
-                .publication_passed_over(jid, "master_id is our own");
+                .publication_passed_over(load.jid(), "master_id is our own");
             return None;
         }
+        let (load, by_hand) = take_mark(load);
+        let (load, hides_start) = if self.parts.receipts.asks(&load) {
+            asking_for_start_events(load)
+        } else {
+            (load, false)
+        };
+        let jid = load.jid();
         let unknown = load.unknown_fields();
         if !unknown.is_empty() {
             self.parts.telemetry.unknown_fields(jid, &unknown);
@@ -107,10 +118,12 @@ impl DeliveryTask {
             self.parts.job_ttl
         });
         Some(Job {
-            part: Part::new(&entry.frame, &load),
+            part: Part::new(&entry.frame, &load, by_hand),
             entry,
             load,
             ttl,
+            hides_start,
+            by_hand,
         })
     }
 

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use salt_wire::{msgpack::Value, publication::PublicationLoad};
+use salt_wire::publication::PublicationLoad;
 use tokio::time::Instant;
 
 /// How long a publisher may take to write to every minion: milliseconds for a small site, a second for a large one.
@@ -46,16 +46,10 @@ impl Latest {
     }
 }
 
-/// The same job for these minions alone.
-pub(super) fn for_minions(load: &PublicationLoad, minions: &[String]) -> Option<PublicationLoad> {
-    let mut fields = load.fields().clone();
-    fields.set("tgt", Value::array(minions.iter().map(String::as_str)));
-    fields.set("tgt_type", "list");
-    PublicationLoad::new(fields).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use salt_wire::msgpack::Value;
+
     use super::*;
 
     fn load(jid: &str) -> PublicationLoad {
@@ -77,13 +71,5 @@ mod tests {
         let jids: Vec<&str> = unsure.iter().map(|load| load.jid().as_str()).collect();
         assert_eq!(jids, ["20261121000000000002"]);
         assert!(latest.before(died_at).is_empty(), "once");
-    }
-
-    #[test]
-    fn publication_for_single_minions_is_the_same_job() {
-        let again = for_minions(&load("20261121000000000001"), &["a1".to_owned()]).expect("a job");
-        assert_eq!(again.jid().as_str(), "20261121000000000001");
-        assert_eq!(again.tgt(), &Value::array(["a1"]));
-        assert_eq!(again.tgt_type(), "list");
     }
 }

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use daemon_kit::backoff::Backoff;
 use salt_link::{
+    DirectPublisher,
     local_master::{LocalMaster, LocalMasterError},
     requester::{Replies, RequestError},
 };
@@ -116,6 +117,7 @@ enum Answer {
 #[derive(Clone)]
 pub(crate) struct Publisher {
     pub(crate) local: Arc<LocalMaster>,
+    pub(crate) direct: Arc<DirectPublisher>,
     pub(crate) master: LowerMaster,
     pub(crate) job_cache: JobCache,
     pub(crate) telemetry: Telemetry,

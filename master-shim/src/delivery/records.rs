@@ -23,16 +23,18 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// The part that `load`, out of `frame`, is about.
-    pub(super) fn new(frame: &[u8], load: &PublicationLoad) -> Self {
-        let target = encode(load.tgt(), Dialect::New);
-        let key = PartKey {
-            jid: load.jid().as_str().to_owned(),
-            part: digest(&target),
+    /// The part that `load`, out of `frame`, is about. What an operator publishes again `by_hand` is a part of its own each time.
+    pub(super) fn new(frame: &[u8], load: &PublicationLoad, by_hand: bool) -> Self {
+        let frame = digest(frame);
+        let part = if by_hand {
+            frame
+        } else {
+            digest(&encode(load.tgt(), Dialect::New))
         };
+        let jid = load.jid().as_str().to_owned();
         Self {
-            key,
-            frame: digest(frame),
+            key: PartKey { jid, part },
+            frame,
         }
     }
 

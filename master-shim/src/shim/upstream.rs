@@ -100,6 +100,7 @@ impl Shim<'_> {
             lanes: lanes.clone(),
             publisher: Publisher {
                 local: Arc::clone(&self.local),
+                direct: Arc::clone(&self.direct),
                 master: self.master.clone(),
                 job_cache: self.job_cache.clone(),
                 telemetry: side.telemetry.clone(),
@@ -107,6 +108,7 @@ impl Shim<'_> {
             tenure: side.tenure,
             minion: Arc::clone(&self.minion),
             roster: self.roster.clone(),
+            receipts: self.config.receipts.clone(),
             skew: side.skew,
             telemetry: side.telemetry,
         };
@@ -134,6 +136,7 @@ impl Shim<'_> {
             cursor: cursor.entry_id(),
             tenure: side.tenure.clone(),
             spool: self.spool.clone(),
+            last_hop: self.last_hop.clone(),
         });
         let parts = AnnouncementsParts {
             site: self.config.id.clone(),

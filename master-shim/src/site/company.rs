@@ -44,6 +44,14 @@ impl Company {
         self.tenures.iter().all(Tenure::is_elsewhere)
     }
 
+    /// Whether this shim may publish for the MoM with this index.
+    pub(super) fn may_publish(&self, index: usize) -> bool {
+        self.tenures.get(index).is_some_and(|tenure| {
+            let granted = tenure.current();
+            granted.is_some_and(|granted| tenure.is_permitted(granted.fence))
+        })
+    }
+
     /// Keeps a return that the active shim sends.
     pub(super) fn keep(&mut self, ret: Box<Return>) {
         let now = Instant::now();

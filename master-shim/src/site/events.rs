@@ -1,6 +1,6 @@
 //! What the site task makes of the lower master's event bus: each event is routed, and what came unheard is fetched.
 
-use daemon_kit::unix_millis;
+use daemon_kit::{steady_millis, unix_millis};
 use salt_link::event_bus::BusEvent;
 use salt_wire::{
     bus::{Event, EventTag},
@@ -10,7 +10,7 @@ use salt_wire::{
 use super::{
     SiteTask,
     catch_up::Fetch,
-    routing::{Return, Route, SkipReason},
+    routing::{Return, Route, SkipReason, decode},
 };
 
 /// Returns being read from the job cache at once; further ones go up as the bus showed them.
@@ -44,13 +44,25 @@ impl SiteTask {
         if let EventTag::MinionStart { minion } = event.parsed_tag() {
             self.parts.master.minion_started(minion);
         }
-        match self.parts.router.route(&event) {
+        let Some(data) = decode(&event) else {
+            return self
+                .parts
+                .telemetry
+                .event_skipped(&event.tag, SkipReason::Malformed);
+        };
+        if self.receive(&event, &data) {
+            let ours = SkipReason::OwnStartEvent;
+            return self.parts.telemetry.event_skipped(&event.tag, ours);
+        }
+        match self.parts.router.route(&event, data) {
             Route::Return {
                 mut ret,
                 upstream,
                 trimmed,
             } => {
                 ret.heard_ms = unix_millis();
+                let (minion, jid) = (&ret.event.id, &ret.event.jid);
+                self.parts.receipts.returned(minion, jid, steady_millis());
                 if !self.catch_up.is_new(&ret) {
                     return;
                 }
@@ -75,6 +87,8 @@ impl SiteTask {
                 minion,
                 running,
             } => {
+                let now_ms = steady_millis();
+                self.parts.receipts.returned(&minion, &probe, now_ms);
                 if let Some(found) = self.probes.answered(&probe, &minion, running) {
                     self.probed(found).await;
                 }

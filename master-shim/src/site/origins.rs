@@ -19,6 +19,8 @@ pub(crate) enum Origin {
         index: usize,
         /// Whether the lower master's own bare-jid event, which the ack stands for, has been seen.
         bare_jid_seen: bool,
+        /// Whether the MoM did not ask for the minions' start events, and this shim did.
+        hides_start: bool,
     },
     /// Started on the lower master itself.
     Local {
@@ -77,6 +79,7 @@ mod tests {
         let upstream = Origin::Upstream {
             index: 1,
             bare_jid_seen: false,
+            hides_start: false,
         };
         origins.note(&jid(1), upstream.clone());
         origins.note(&jid(1), Origin::Local { load: Value::Nil });

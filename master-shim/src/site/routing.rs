@@ -86,6 +86,8 @@ pub(crate) enum SkipReason {
     Standby,
     /// Only a shim itself speaks of a site.
     OfSaltway,
+    /// Only this shim asked for it.
+    OwnStartEvent,
 }
 
 /// Knows what the decision depends on.
@@ -108,14 +110,8 @@ impl Router {
         }
     }
 
-    /// Decides on one event.
-    pub(crate) fn route(&mut self, event: &Event) -> Route {
-        let Ok(data) = msgpack::decode(&event.data, Limits::CONTENT) else {
-            return Route::Skip(SkipReason::Malformed);
-        };
-        if data.as_map().is_none() {
-            return Route::Skip(SkipReason::Malformed);
-        }
+    /// Decides on one event; `data` as [`decode`] has made it.
+    pub(crate) fn route(&mut self, event: &Event, data: Value) -> Route {
         if event.tag.starts_with(OWN_TAGS) {
             return Route::Skip(SkipReason::OfSaltway);
         }
@@ -232,6 +228,12 @@ impl Router {
         let load = local_load(data);
         self.origins.note(&jid, Origin::Local { load });
     }
+}
+
+/// The data of an event: a map.
+pub(crate) fn decode(event: &Event) -> Option<Value> {
+    let data = msgpack::decode(&event.data, Limits::CONTENT).ok()?;
+    data.as_map().is_some().then_some(data)
 }
 
 /// `saltutil.find_job` answers with a map that is empty where the job does not run.

@@ -36,7 +36,10 @@ pub(super) struct Counters {
     pub(super) lease: IntGaugeVec,
     pub(super) fetched: IntCounter,
     pub(super) settled: IntCounter,
-    pub(super) redeliveries: IntCounter,
+    pub(super) redeliveries: IntCounterVec,
+    pub(super) receipts: IntCounterVec,
+    pub(super) receipt_latency: Histogram,
+    pub(super) missed: IntCounter,
     pub(super) send_failures: IntCounterVec,
     pub(super) sign_ins: IntCounterVec,
     pub(super) redis_reconnects: IntCounterVec,
@@ -58,6 +61,16 @@ const HOPS: &[&str] = &["site", "lower_master"];
 /// The words of [`salt_wire::saltway::LostAt`].
 const LOST_HOPS: &[&str] = &["mom", "redis", "site", "lower_master"];
 const LANES: &[&str] = &["returns", "events"];
+/// What became of sending a job again: done, done for an operator, done after a restart of the lower master; not taken by
+/// its publisher, given up, held back because the minion may have run it.
+const REDELIVERIES: &[&str] = &[
+    "sent",
+    "by_hand",
+    "restart",
+    "failed",
+    "dropped",
+    "held_back",
+];
 const CLASSES: &[&str] = &["return", "ack", "event"];
 /// The words of [`redis_link::Purpose`].
 const PURPOSES: &[&str] = &[
@@ -111,7 +124,10 @@ impl Counters {
             deliveries: metrics.counters(
                 "saltway_deliveries_total",
                 "Jobs times minions, by the step reached",
-                &[("site", &[site]), ("step", &["accepted", "returned"])],
+                &[
+                    ("site", &[site]),
+                    ("step", &["accepted", "received", "returned"]),
+                ],
             ),
             returns: metrics.counters(
                 "saltway_returns_total",
@@ -167,9 +183,24 @@ impl Counters {
                 "saltway_returns_fetched_total",
                 "Returns read from the lower master's job cache because its event bus was not heard when they came",
             ),
-            redeliveries: metrics.counter(
+            redeliveries: metrics.counters(
                 "saltway_redeliveries_total",
-                "Jobs published again, to single minions that may not have got them",
+                "Minions that did not get a job, by what became of sending it again",
+                &[("outcome", REDELIVERIES)],
+            ),
+            receipts: metrics.counters(
+                "saltway_receipts_total",
+                "Receipts of minions for jobs, by how they tell",
+                &[("source", &["shim", "start_event"])],
+            ),
+            receipt_latency: metrics.histogram(
+                "saltway_receipt_latency_seconds",
+                "From the lower master's publication until a minion's receipt was heard",
+                LATENCY_SECONDS,
+            ),
+            missed: metrics.counter(
+                "saltway_deliveries_missed_total",
+                "Minions known to give receipts that gave none for a job within receipt_timeout",
             ),
             settled: metrics.counter(
                 "saltway_lower_master_restarts_total",

@@ -98,8 +98,13 @@ impl Telemetry {
     }
 
     pub(crate) fn published_again(&self, jid: &Jid, minions: &[String]) {
-        self.counters.redeliveries.inc();
+        self.count_redeliveries("restart", minions.len());
         warn!(%jid, ?minions, "the lower master took this job just before it died; published again to who has not returned");
+    }
+
+    pub(crate) fn not_published_again(&self, jid: &Jid, err: &(dyn Error + 'static)) {
+        warn!(%jid, error = %chain(err),
+            "the lower master took this job just before it died, and could not be handed it again for who has not returned");
     }
 
     pub(crate) fn minions_settled(&self, connections: usize, before: usize, took: Duration) {

@@ -24,6 +24,19 @@ pub fn job(jid: &str, tgt: &str, fun: &str) -> Value {
     ])
 }
 
+/// The data of an event that a minion fired, as its master puts it on the bus: the minion's whole load.
+#[must_use]
+pub fn minion_event(tag: &str, minion: &str, data: Value) -> Value {
+    Value::map([
+        ("id", minion.into()),
+        ("cmd", "_minion_event".into()),
+        ("pretag", Value::Nil),
+        ("tag", tag.into()),
+        ("data", data),
+        ("_stamp", "2026-11-20T20:00:00.000000".into()),
+    ])
+}
+
 /// The data of the event `salt/job/<jid>/ret/<minion>`.
 #[must_use]
 pub fn return_data(jid: &str, minion: &str, fun: &str, ret: Value) -> Value {

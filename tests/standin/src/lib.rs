@@ -25,6 +25,7 @@
 //! | [`StandinMom`] | a top master: keys, publications with serials, sign-in, and what it was sent |
 //! | [`StandinLowerMaster`] | a lower master: answers `publish`, keeps the jobs in their order |
 //! | [`EventBus`] | its `master_event_pub.ipc`, in either framing |
+//! | [`PublishPull`] | its `publish_pull.ipc`, which takes publications past the request port |
 //! | [`MomBus`] | the event bus of a top master, for reading and firing |
 //! | [`Relay`] | Redis, a bridge and master-shims between them |
 //!
@@ -38,12 +39,14 @@ mod lower;
 mod mom;
 mod mom_bus;
 mod port;
+mod publisher;
 mod relay;
 
 pub use bus::EventBus;
-pub use jobs::{jid, job, return_data};
+pub use jobs::{jid, job, minion_event, return_data};
 pub use lower::{PublishAnswer, StandinLowerMaster};
 pub use mom::{Door, EventSeen, ReturnSeen, Seen, StandinMom};
 pub use mom_bus::{MomBus, cachedir};
+pub use publisher::PublishPull;
 pub use relay::{Relay, RelayBuilder, Site};
 pub use salt_wire::bus::Framing;

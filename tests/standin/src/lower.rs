@@ -13,6 +13,7 @@ use testkit::{Address, Workspace, wait_until};
 
 use crate::bus::EventBus;
 use crate::port::RequestPort;
+use crate::publisher::PublishPull;
 
 /// What Salt writes into `.root_key`.
 const ROOT_KEY: &str = "c3RhbmQtaW4gcm9vdCBrZXksIDU3IGJ5dGVzIG9mIHJhbmRvbSBvbmVzIGluIFNhbHQ=";
@@ -49,6 +50,8 @@ struct State {
 pub struct StandinLowerMaster {
     /// Its event bus.
     pub bus: Arc<EventBus>,
+    /// Its publisher process.
+    pub publisher: PublishPull,
     dir: PathBuf,
     state: Arc<Mutex<State>>,
     _port: RequestPort,
@@ -97,6 +100,7 @@ impl StandinLowerMaster {
         ];
         fs::write(dir.join("minion"), minion.join("\n") + "\n" + extra)?;
         let bus = Arc::new(EventBus::listen(&dir.join("run"), framing)?);
+        let publisher = PublishPull::listen(&dir.join("run"))?;
         let state = Arc::new(Mutex::new(State {
             minions: minions.iter().map(|name| (*name).to_owned()).collect(),
             answer: PublishAnswer::Minions,
@@ -113,6 +117,7 @@ impl StandinLowerMaster {
         })?;
         Ok(Self {
             bus,
+            publisher,
             dir,
             state,
             _port: port,
@@ -241,7 +246,7 @@ impl State {
             return Some(encode(job, Dialect::Old));
         }
         if let Some(jobs) = &self.job_cache {
-            write_job(jobs, job).ok()?;
+            write_job(jobs, job, &self.minions).ok()?;
         }
         self.jobs.push(job.clone());
         let jid = job.get_str("jid").unwrap_or_default();
@@ -277,8 +282,9 @@ impl State {
     }
 }
 
-/// `salt/returners/local_cache.py`: `<first 2>/<rest>` of the hex SHA-256 of the jid, with the files `jid` and `.load.p`.
-fn write_job(jobs: &Path, job: &Value) -> Result<()> {
+/// `salt/returners/local_cache.py`: `<first 2>/<rest>` of the hex SHA-256 of the jid, with the files `jid`, `.load.p` and
+/// `.minions.p`.
+fn write_job(jobs: &Path, job: &Value, minions: &[String]) -> Result<()> {
     let jid = job.get_str("jid").unwrap_or_default();
     let digest = openssl::sha::sha256(jid.as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -287,5 +293,7 @@ fn write_job(jobs: &Path, job: &Value) -> Result<()> {
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("jid"), jid)?;
     fs::write(directory.join(".load.p"), encode(job, Dialect::New))?;
+    let minions = Value::array(minions.iter().map(String::as_str));
+    fs::write(directory.join(".minions.p"), encode(&minions, Dialect::New))?;
     Ok(())
 }

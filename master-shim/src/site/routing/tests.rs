@@ -12,6 +12,13 @@ fn event(tag: &str, data: &Value) -> Event {
     }
 }
 
+fn route(router: &mut Router, event: &Event) -> Route {
+    match decode(event) {
+        Some(data) => router.route(event, data),
+        None => Route::Skip(SkipReason::Malformed),
+    }
+}
+
 fn router(mode: SyndicMode) -> Router {
     Router::new(mode, Some(MasterId::Text("lower".to_owned())))
 }
@@ -28,6 +35,7 @@ fn router_with_job(mode: SyndicMode) -> Router {
         Origin::Upstream {
             index: 1,
             bare_jid_seen: false,
+            hides_start: false,
         },
     );
     router
@@ -59,7 +67,7 @@ fn changed(mut data: Value, key: &str, value: impl Into<Value>) -> Value {
 #[track_caller]
 fn check_skipped(router: &mut Router, tag: &str, data: &Value, expected: SkipReason) {
     assert_eq!(
-        router.route(&event(tag, data)),
+        route(router, &event(tag, data)),
         Route::Skip(expected),
         "{tag}"
     );
@@ -68,7 +76,7 @@ fn check_skipped(router: &mut Router, tag: &str, data: &Value, expected: SkipRea
 #[track_caller]
 fn check_forwarded(router: &mut Router, tag: &str, data: &Value) {
     assert_eq!(
-        router.route(&event(tag, data)),
+        route(router, &event(tag, data)),
         Route::Event { data: data.clone() },
         "{tag}"
     );
@@ -81,7 +89,7 @@ fn return_goes_to_the_mom_that_asked_with_all_its_fields() {
         ret,
         upstream,
         trimmed,
-    } = router.route(&event(&return_tag(), &return_data()))
+    } = route(&mut router, &event(&return_tag(), &return_data()))
     else {
         panic!("not a return");
     };
@@ -115,7 +123,7 @@ fn every_return_of_a_local_job_carries_its_load() {
     let mut loads = Vec::new();
     for _ in 0..2 {
         let Route::Return { ret, upstream, .. } =
-            router.route(&event(&return_tag(), &return_data()))
+            route(&mut router, &event(&return_tag(), &return_data()))
         else {
             panic!("not a return");
         };
@@ -136,15 +144,19 @@ fn every_return_of_a_local_job_carries_its_load() {
 #[test]
 fn new_event_of_a_job_from_above_does_not_make_it_local() {
     let mut router = router_with_job(SyndicMode::Sync);
-    router.route(&event(
-        &format!("salt/job/{JID}/new"),
-        &Value::map([("jid", JID.into())]),
-    ));
+    route(
+        &mut router,
+        &event(
+            &format!("salt/job/{JID}/new"),
+            &Value::map([("jid", JID.into())]),
+        ),
+    );
     assert_eq!(
         router.origins.get(&jid()),
         Some(&Origin::Upstream {
             index: 1,
-            bare_jid_seen: false
+            bare_jid_seen: false,
+            hides_start: false,
         })
     );
 }
@@ -195,7 +207,7 @@ fn find_job_answer_says_whether_the_job_runs() {
             probe,
             minion,
             running,
-        } = router.route(&event(&return_tag(), &data))
+        } = route(&mut router, &event(&return_tag(), &data))
         else {
             panic!("not an answer");
         };
@@ -214,7 +226,7 @@ fn value_that_salt_cut_off_is_seen_at_any_depth_of_maps() {
     let mut router = router_with_job(SyndicMode::Sync);
     let mut check = |value: Value, expected: bool| {
         let data = changed(return_data(), "return", value);
-        let Route::Return { trimmed, .. } = router.route(&event(&return_tag(), &data)) else {
+        let Route::Return { trimmed, .. } = route(&mut router, &event(&return_tag(), &data)) else {
             panic!("not a return");
         };
         assert_eq!(trimmed, expected);
@@ -267,7 +279,10 @@ fn data_that_is_no_map_is_malformed() {
         tag: "salt/x".to_owned(),
         data: Bytes::from_static(b"\x81\xa1"),
     };
-    assert_eq!(router.route(&broken), Route::Skip(SkipReason::Malformed));
+    assert_eq!(
+        route(&mut router, &broken),
+        Route::Skip(SkipReason::Malformed)
+    );
 }
 
 #[test]
@@ -305,7 +320,7 @@ fn cluster_mode_keeps_returns_of_the_masters_own_jobs() {
     check_skipped(&mut router, &return_tag(), &own, SkipReason::NotForwarded);
     for master_id in ["mom", "lower2"] {
         let data = changed(return_data(), "master_id", master_id);
-        let route = router.route(&event(&return_tag(), &data));
+        let route = route(&mut router, &event(&return_tag(), &data));
         assert!(
             matches!(
                 route,
