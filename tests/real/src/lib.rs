@@ -3,6 +3,8 @@
 //! What several of them need is here.
 
 pub mod answers;
+pub mod away;
+pub mod distant;
 pub mod faults;
 pub mod invocations;
 pub mod ledger;
