@@ -195,6 +195,12 @@ impl Minion {
         self.host.etc().join("minion")
     }
 
+    /// Where it keeps a file for each job that it runs, named by the jid.
+    #[must_use]
+    pub fn proc_dir(&self) -> std::path::PathBuf {
+        self.host.path.join("cache/minion/proc")
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &str {
