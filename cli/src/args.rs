@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use daemon_kit::cli::CONFIG_DEFAULT;
 
-/// Asks a Saltway bridge how far each job got, and who is missing
+/// Asks a Saltway bridge how far each job got, and who is missing; sends jobs again
 ///
 /// Exit code: 0 fine; 1 something is missing or down; 2 it could not be asked.
 #[derive(Debug, Parser)]
@@ -71,6 +71,10 @@ pub(crate) enum Action {
         #[arg(value_parser = jid)]
         jid: String,
     },
+    /// Send a job again, under its own jid, to minions that did not get it; 1 if somebody was not sent it
+    ///
+    /// Run it on the MoM's host, as root or as Salt's user. Rules: docs/receipts.md.
+    Redeliver(Redeliver),
     /// The minions of the sites, as their masters accept them
     Roster {
         /// Only this site
@@ -93,6 +97,23 @@ pub(crate) enum Action {
     /// For a 3008 MoM whose `salt` shall ask the minions of the sites by `find_job`.
     /// Consequences: docs/placeholder-keys.md.
     Placeholders(Placeholders),
+}
+
+/// Arguments of `redeliver`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Redeliver {
+    /// The job's id
+    #[arg(value_parser = jid)]
+    pub(crate) jid: String,
+    /// To everybody who is missing: what is done without --minions
+    #[arg(long, conflicts_with = "minions")]
+    pub(crate) missing: bool,
+    /// To these
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', num_args = 1..)]
+    pub(crate) minions: Option<Vec<String>>,
+    /// Do not ask: send it although it has expired, and to minions that may have run it
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Arguments of `placeholders`.

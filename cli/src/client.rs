@@ -58,6 +58,12 @@ pub(crate) enum AskError {
         /// Its status.
         status: u16,
     },
+    /// The bridge does not know what was asked for.
+    #[error("{said}")]
+    NotFound {
+        /// The bridge's words, with its advice.
+        said: String,
+    },
     /// The bridge says no.
     #[error("{said}")]
     Refused {
@@ -134,6 +140,9 @@ impl Client {
                 said: json.map_or_else(|| format!("status {status}"), |json| said(&json)),
                 url,
             }),
+            (404, Some(json)) if !json.text("error").is_empty() => {
+                Err(AskError::NotFound { said: said(&json) })
+            }
             (_, Some(json)) if !json.text("error").is_empty() => {
                 Err(AskError::Refused { said: said(&json) })
             }

@@ -7,6 +7,7 @@
 //!                                        │ JSON
 //!                   commands ◄───────────┘
 //!                      └──► table, paint ──► standard output
+//! redeliver ──► the MoM's publisher and event bus
 //! ```
 //! - Exit code 0: fine; 1: something is missing or down; 2: it could not be asked.
 //! - What came from a socket or a file is shown without control characters, and never cut a
@@ -19,6 +20,7 @@ mod field;
 mod output;
 mod paint;
 mod placeholders;
+mod redeliver;
 mod settings;
 mod table;
 
@@ -53,6 +55,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     let mut out = Output::new(args.json);
     let fine = match &args.action {
         Action::Placeholders(wanted) => placeholders::run(args, wanted, &mut out),
+        Action::Redeliver(wanted) => redeliver::run(args, wanted, &mut out),
         Action::Check => commands::check::run(args, &mut out),
         other => commands::run(other, &settings::client(args)?, &mut out),
     }?;

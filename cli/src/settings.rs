@@ -6,6 +6,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use daemon_kit::config::{self, Section};
@@ -19,6 +20,9 @@ use crate::client::Client;
 /// Largest token or certificate file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// As the daemons have it.
+const JOB_TTL_DEFAULT: Duration = Duration::from_secs(300);
+
 /// What the file says to a client.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -30,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) token_file: Option<PathBuf>,
     /// The MoM's configuration.
     pub(crate) salt_config: PathBuf,
+    /// How long a job may wait for its site.
+    pub(crate) job_ttl: Duration,
     /// The daemon's files, and the record of placeholder keys.
     pub(crate) state_dir: PathBuf,
 }
@@ -55,6 +61,7 @@ impl Settings {
             tls_cert: http.optional_path("tls_cert"),
             token_file: http.optional_path("token_file"),
             salt_config: root.path_or("salt_config", "/etc/salt/master"),
+            job_ttl: root.duration("job_ttl", JOB_TTL_DEFAULT),
             state_dir: root.path_or("state_dir", "/var/lib/saltway"),
         }
     }

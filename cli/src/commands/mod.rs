@@ -45,7 +45,9 @@ pub(crate) fn run(action: &Action, client: &Client, out: &mut Output) -> anyhow:
         Action::Missing { jid } => job::missing(client, jid, out),
         Action::Roster { site } => roster::run(client, site.as_deref(), out),
         Action::Watch { jid, interval } => watch::run(client, jid.as_deref(), *interval, out),
-        Action::Check | Action::Placeholders(_) => unreachable!("main answers these itself"),
+        Action::Check | Action::Placeholders(_) | Action::Redeliver(_) => {
+            unreachable!("main answers these itself")
+        }
     }
 }
 

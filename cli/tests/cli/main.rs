@@ -3,4 +3,5 @@
 mod common;
 mod placeholders;
 mod questions;
+mod redeliver;
 mod tls;
