@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         eprintln!("{plan}");
         return ExitCode::SUCCESS;
     }
-    match minion_shim::run(plan) {
+    match minion_shim::run(&plan) {
         Ok(never) => match never {},
         Err(err) => {
             eprintln!("error {err:#}");

@@ -41,6 +41,8 @@ pub struct Place {
     pub publish_port: u16,
     /// Whether it keeps a copy of each return.
     pub cache_jobs: bool,
+    /// The names by which it knows its masters, where its file tells.
+    pub masters: Vec<String>,
 }
 
 /// The configuration files that were named.
@@ -213,6 +215,7 @@ fn place(config: &MinionConfig) -> Result<Place, Mistakes> {
         events,
         publish_port: config.publish_port,
         cache_jobs: config.cache_jobs,
+        masters: config.masters.clone(),
     })
 }
 

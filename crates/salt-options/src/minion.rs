@@ -60,6 +60,8 @@ pub struct MinionConfig {
     pub publish_port: u16,
     /// Whether it keeps a copy of each return.
     pub cache_jobs: bool,
+    /// The names by which it knows its masters, without ports. None where only the running minion knows which one it uses.
+    pub masters: Vec<String>,
 }
 
 impl MinionConfig {
@@ -97,6 +99,7 @@ impl MinionConfig {
             ipc_tcp: own.choice("ipc_mode", false, &[("ipc", false), ("tcp", true)]),
             publish_port: own.port("publish_port", 4505),
             cache_jobs: own.bool("cache_jobs", false),
+            masters: masters(&own),
         };
         Mistakes::check(mistakes.into_inner())?;
         Ok(config)
@@ -149,6 +152,41 @@ impl MinionDirs {
     }
 }
 
+/// Option `master`, as the minion writes it into the tags of its requests.
+fn masters(own: &Options<'_>) -> Vec<String> {
+    if own.text("master_type", "str") != "str" || own.is_given("master_uri_format") {
+        return Vec::new();
+    }
+    let Some(given) = own.given("master") else {
+        return vec!["salt".to_owned()];
+    };
+    match &given.node.value {
+        Value::Scalar(scalar) => vec![host(scalar.text())],
+        Value::Sequence(items) => items.iter().filter_map(text).map(host).collect(),
+        Value::Mapping(_) => Vec::new(),
+    }
+}
+
+/// A host without its port: `salt:4506`, `[::1]:4506`; an IPv6 address without brackets has none.
+fn host(text: &str) -> String {
+    let text = text.trim();
+    let bare = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inside, _)) => inside,
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => host,
+            _ => text,
+        },
+    };
+    bare.to_owned()
+}
+
+fn text(item: &config_kit::yaml::Node) -> Option<&str> {
+    match &item.value {
+        Value::Scalar(scalar) => Some(scalar.text()),
+        Value::Sequence(_) | Value::Mapping(_) => None,
+    }
+}
+
 /// The directories that have the id as their last part.
 fn per_id<'a>(own: &Options<'a>, kind: MinionKind) -> Vec<&'a str> {
     let Some(given) = own.given("append_minionid_config_dirs") else {
@@ -156,10 +194,6 @@ fn per_id<'a>(own: &Options<'a>, kind: MinionKind) -> Vec<&'a str> {
     };
     let Value::Sequence(items) = &given.node.value else {
         return Vec::new();
-    };
-    let text = |item: &'a config_kit::yaml::Node| match &item.value {
-        Value::Scalar(scalar) => Some(scalar.text()),
-        Value::Sequence(_) | Value::Mapping(_) => None,
     };
     items.iter().filter_map(text).collect()
 }
@@ -187,6 +221,23 @@ mod tests {
             ("web1", "sha256")
         );
         assert!(!config.cache_jobs && !config.ipc_tcp);
+    }
+
+    #[test]
+    fn masters_are_named_without_their_ports() {
+        let check = |text: &str, expected: &[&str]| {
+            assert_eq!(
+                load(&format!("id: a\n{text}\n")).masters,
+                expected,
+                "{text}"
+            );
+        };
+        check("", &["salt"]);
+        check("master: m1:4506", &["m1"]);
+        check("master: '[fe80::1]:4506'", &["fe80::1"]);
+        check("master: fe80::1", &["fe80::1"]);
+        check("master: [10.0.0.1, m2]", &["10.0.0.1", "m2"]);
+        check("master: [m1, m2]\nmaster_type: failover", &[]);
     }
 
     #[test]
