@@ -44,17 +44,18 @@ impl DistantMinion {
         })
     }
 
-    /// The jids of these numbers of a stream in the order in which the minion took the jobs, by its own log.
+    /// These jids in the order in which the minion took them, by its own log; that it heard one again is left out.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn took(&self, jids: &[String]) -> Result<Vec<String>> {
         let log = self.minion.log()?;
-        let took = log.lines().filter_map(|line| {
-            let (_, jid) = line.split_once(" with jid ")?;
-            let jid = jid.trim();
-            jids.iter().find(|known| *known == jid).cloned()
-        });
-        Ok(took.collect())
+        let mut took: Vec<String> = Vec::new();
+        for line in log.lines() {
+            let jid = line.split_once(" with jid ").map(|(_, jid)| jid.trim());
+            let known = jids.iter().find(|known| Some(known.as_str()) == jid);
+            took.extend(known.filter(|known| !took.contains(known)).cloned());
+        }
+        Ok(took)
     }
 }

@@ -223,9 +223,13 @@ impl Minion {
             .with_context(|| format!("{} is not running", self.id))
     }
 
-    /// SIGKILL to all its processes, running jobs included.
+    /// SIGKILL to all its processes, running jobs included. Its pid file goes, too: without psutil, which packages of Salt bring along, a
+    /// minion takes any such file for another one that runs.
     pub fn kill(&mut self) {
         self.process = None;
+        let pid_file = self.host.path.join("run/minion.pid");
+        // One that had not got so far has none.
+        fs::remove_file(pid_file).ok();
     }
 
     /// SIGTERM, and wait for the end.
