@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup demo test check bench soak faults
+.PHONY: help setup demo test check static bench soak faults
 
 # Salt version of the demo: 3006, 3007 or 3008.
 SALT ?= 3008
@@ -16,7 +16,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  settings: SALT=3006|3007|3008 (demo, faults), KEEP=1 (demo stays up until Ctrl-C), ARGS=... (faults)"
 
-setup: ## install what is missing: redis-server, Salt in .venv/, cargo-nextest, cargo-deny
+setup: ## install what is missing: redis-server, Salt in .venv/, cargo-nextest, cargo-deny, the target of static programs
 	@scripts/setup
 
 demo: ## a top master, Redis, a bridge and two sites on loopback; real salt commands (KEEP=1 leaves it up)
@@ -32,6 +32,10 @@ test: ## every test, real servers included; ends with one line of counts
 check: ## format, clippy, docs, forbidden dependencies, licences and advisories
 	@scripts/setup system deny
 	@scripts/check
+
+static: ## saltway-minion-shim as one static file, in target/static
+	@scripts/setup static
+	@scripts/build-static
 
 bench: ## latency, throughput, memory and the ledger, beside the site's own master, salt-syndic and redis-benchmark (about 20 minutes)
 	@scripts/setup system 3006 3008
