@@ -19,9 +19,25 @@
 //!   reach back that far, does not list it. Without such a report it is unsafe and never goes by itself.
 //! - Everything is bounded; what a bound drops is counted by its reason and not sent again.
 
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+mod book;
+mod early;
 mod figures;
+mod life;
+mod pace;
+mod turns;
 
 pub use self::figures::{Dropped, Figures};
+use self::{
+    book::{Book, COUNTED, Cell, Job, JobNumber, MinionNumber},
+    early::Early,
+    figures::Delays,
+    pace::Pace,
+};
 
 /// The bounds and times of a [`Redelivery`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +156,40 @@ pub struct Sent<'a> {
 #[derive(Debug)]
 pub struct Redelivery {
     config: RedeliveryConfig,
+    now_ms: u64,
+    book: Book,
+    /// When the time-out of each publication passes.
+    checks: BTreeSet<(u64, JobNumber)>,
+    expiries: BTreeSet<(u64, JobNumber)>,
+    /// The next moment of each minion that has one.
+    wakes: BTreeSet<(u64, MinionNumber)>,
+    /// What waits for its turn, by jid.
+    ready: BTreeMap<Arc<str>, Vec<MinionNumber>>,
+    pace: Pace,
+    early: Early,
+    forgotten: Vec<String>,
+    figures: Figures,
+    delays: Delays,
 }
 
 impl Redelivery {
     /// Nothing was published yet.
     #[must_use]
-    pub const fn new(config: RedeliveryConfig) -> Self {
-        Self { config }
+    pub fn new(config: RedeliveryConfig) -> Self {
+        Self {
+            config,
+            now_ms: 0,
+            book: Book::default(),
+            checks: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            pace: Pace::new(config.publications_per_s),
+            early: Early::default(),
+            forgotten: Vec::new(),
+            figures: Figures::default(),
+            delays: Delays::default(),
+        }
     }
 
     /// The bounds and times.
@@ -159,53 +202,147 @@ impl Redelivery {
     /// others and find_jobs as [`Policy::Never`]: a minion's memory of jids is filled by all of them. A further part of
     /// a batch comes under the same jid.
     pub fn published<'a>(&mut self, sent: Sent<'_>, minions: impl IntoIterator<Item = &'a str>) {
-        let _ = (sent, minions.into_iter().count());
+        self.advance(sent.now_ms);
+        let number = match self.book.number(sent.jid) {
+            Some(number) => {
+                self.again_published(number, &sent);
+                number
+            }
+            None => self.book.add_job(Job::new(&sent)),
+        };
+        self.expiries.insert((sent.expires_ms, number));
+        let check_ms = sent.now_ms.saturating_add(self.config.receipt_timeout_ms);
+        self.checks.insert((check_ms, number));
+        for minion in minions {
+            self.publish_to(number, sent.jid, minion);
+        }
+        self.make_room();
+    }
+
+    /// A further part of a job.
+    fn again_published(&mut self, number: JobNumber, sent: &Sent<'_>) {
+        if let Some(job) = self.book.jobs.get_mut(&number) {
+            job.expires_ms = job.expires_ms.max(sent.expires_ms);
+            job.asked_start_event |= sent.asked_start_event;
+            if job.cells.is_empty() {
+                job.policy = sent.policy;
+            }
+        }
+    }
+
+    fn publish_to(&mut self, number: JobNumber, jid: &str, name: &str) {
+        let minion = self.book.number_minion(name, self.config.minions_max);
+        let is_closed = |job: &Job| job.is_closed;
+        let (Some(minion), false) = (minion, self.book.jobs.get(&number).is_some_and(is_closed))
+        else {
+            self.figures.dropped.minions += 1;
+            return;
+        };
+        let is_early = |early: &HashSet<Box<str>>| early.contains(name);
+        let is_early = self.early.of(jid).is_some_and(is_early);
+        if let Some(of) = self.book.minion_mut(minion) {
+            of.count = of.count.wrapping_add(1);
+        }
+        let is_expected = self.book.add_cell(number, minion, self.now_ms);
+        self.figures.expected += u64::from(is_expected == Some(true));
+        if is_early && let Some(cell) = self.book.done(number, minion) {
+            self.figures.received += u64::from(cell.has(COUNTED));
+        }
     }
 
     /// A minion gives receipts; whether that is new.
     pub fn gives_receipts(&mut self, minion: &str, source: Source) -> bool {
-        let _ = (minion, source);
-        false
+        let number = self.book.number_minion(minion, self.config.minions_max);
+        let Some(minion) = number.and_then(|number| self.book.minion_mut(number)) else {
+            return false;
+        };
+        let is_new = !minion.has_shim && !minion.has_start_events;
+        match source {
+            Source::Shim => minion.has_shim = true,
+            Source::StartEvent => minion.has_start_events = true,
+        }
+        is_new
     }
 
     /// A minion told that it took a job: by its shim's receipt or by a start event. Call [`Self::gives_receipts`], too.
     pub fn received(&mut self, minion: &str, jid: &str, now_ms: u64) -> Receipt {
-        let _ = (minion, jid, now_ms);
-        Receipt::Again
+        self.advance(now_ms);
+        self.take_receipt(minion, jid, true)
+    }
+
+    fn take_receipt(&mut self, minion: &str, jid: &str, shows_life: bool) -> Receipt {
+        let numbers = self.book.number(jid).zip(self.book.minion_number(minion));
+        let Some((job, number)) = numbers else {
+            return self.keep_early(minion, jid);
+        };
+        let Some((of_job, cell, _)) = self.book.look(job, number) else {
+            let is_done = |job: &Job| job.done.contains(&number) || job.is_closed;
+            return match self.book.jobs.get(&job).is_some_and(is_done) {
+                true => Receipt::Again,
+                false => self.keep_early(minion, jid),
+            };
+        };
+        let first_ms = if cell.attempts == 0 {
+            of_job.sent_ms(cell)
+        } else {
+            of_job.at_ms
+        };
+        let after_ms = self.now_ms.saturating_sub(first_ms);
+        self.delays.add(after_ms);
+        self.figures.expected += u64::from(!cell.has(COUNTED));
+        self.figures.received += 1;
+        self.finish(job, number, cell, shows_life);
+        Receipt::First { after_ms }
+    }
+
+    fn keep_early(&mut self, minion: &str, jid: &str) -> Receipt {
+        if self.early.keep(jid, minion, self.config.early_max) {
+            Receipt::Unknown
+        } else {
+            Receipt::Again
+        }
     }
 
     /// A minion returned.
     pub fn returned(&mut self, minion: &str, jid: &str, now_ms: u64) {
-        let _ = (minion, jid, now_ms);
+        self.advance(now_ms);
+        let numbers = self.book.number(jid).zip(self.book.minion_number(minion));
+        let Some((job, number)) = numbers else {
+            self.keep_early(minion, jid);
+            return;
+        };
+        match self.book.look(job, number) {
+            Some((_, cell, _)) => {
+                self.figures.received += u64::from(cell.has(COUNTED));
+                self.finish(job, number, cell, true);
+            }
+            None => {
+                self.book.done(job, number);
+                self.book.bound_heard(self.config.cells_max);
+            }
+        }
     }
 
-    /// A minion sent something else: it lives, although that does not prove that it hears.
-    pub fn sign_of_life(&mut self, minion: &str, now_ms: u64) {
-        let _ = (minion, now_ms);
+    /// A minion has the job.
+    fn finish(&mut self, job: JobNumber, number: MinionNumber, cell: Cell, shows_life: bool) {
+        let again_ms = self.book.jobs.get(&job).map(|job| job.sent_ms(cell));
+        let again_ms = again_ms.filter(|_| cell.attempts > 0);
+        self.book.done(job, number);
+        self.book.bound_heard(self.config.cells_max);
+        self.forget_if_heard(job);
+        if shows_life {
+            self.heard(number, job, again_ms);
+        } else {
+            self.rearm(number);
+        }
     }
 
-    /// A minion's own start event: `salt/minion/<id>/start`.
-    pub fn started(&mut self, minion: &str, now_ms: u64) {
-        let _ = (minion, now_ms);
-    }
-
-    /// A minion's shim reported all that the minion took in the last `covers_ms`; those of `taken` whose receipt is news,
-    /// in its order. [`Self::gives_receipts`] is implied.
-    pub fn reported<'a>(
-        &mut self,
-        minion: &str,
-        report: Report,
-        taken: impl IntoIterator<Item = &'a str>,
-        covers_ms: u64,
-        now_ms: u64,
-    ) -> Vec<(&'a str, Receipt)> {
-        let _ = (minion, report, covers_ms, now_ms, taken.into_iter().count());
-        Vec::new()
-    }
-
-    /// Somebody connected to the publish port: whoever is silent may have missed what was published before.
-    pub fn connection_opened(&mut self, now_ms: u64) {
-        let _ = now_ms;
+    /// Every minion has it: its load is not needed any more.
+    fn forget_if_heard(&mut self, number: JobNumber) {
+        let job = self.book.jobs.get(&number);
+        if let Some(job) = job.filter(|job| job.cells.is_empty() && job.policy == Policy::Safe) {
+            self.forgotten.push(job.jid.to_string());
+        }
     }
 
     /// An operator wants these minions to have the job again: those that may be sent it, in the same order. Only the
@@ -217,36 +354,120 @@ impl Redelivery {
         now_ms: u64,
         expires_ms: u64,
     ) -> Vec<&'a str> {
-        let _ = (jid, now_ms, expires_ms);
-        minions.to_vec()
+        let sent = Sent {
+            jid,
+            // What is not known of it cannot be safe.
+            policy: Policy::Never,
+            asked_start_event: false,
+            now_ms,
+            expires_ms,
+        };
+        self.advance(now_ms);
+        let known = self.book.number(jid);
+        let number = known.unwrap_or_else(|| self.book.add_job(Job::new(&sent)));
+        if let Some(job) = self.book.jobs.get_mut(&number) {
+            job.expires_ms = job.expires_ms.max(expires_ms);
+        }
+        self.expiries.insert((expires_ms, number));
+        let mut going = Vec::new();
+        for name in minions {
+            if self.may_be_sent_by_hand(number, jid, name) {
+                going.push(*name);
+            }
+        }
+        self.make_room();
+        going
     }
 
-    /// What goes again now. Each of these is one publication.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Again> {
-        let _ = now_ms;
-        Vec::new()
-    }
-
-    /// When [`Self::tick`] has something to do.
-    #[must_use]
-    pub const fn next_due_ms(&self) -> Option<u64> {
-        None
+    fn may_be_sent_by_hand(&mut self, number: JobNumber, jid: &str, name: &str) -> bool {
+        let is_early = |early: &HashSet<Box<str>>| early.contains(name);
+        if self.early.of(jid).is_some_and(is_early) {
+            return false;
+        }
+        let Some(minion) = self.book.number_minion(name, self.config.minions_max) else {
+            return true;
+        };
+        let is_done = |job: &Job| job.done.contains(&minion);
+        if self.book.jobs.get(&number).is_some_and(is_done) {
+            return false;
+        }
+        if self.book.add_cell(number, minion, self.now_ms) == Some(true) {
+            self.figures.expected += 1;
+        }
+        self.note_sent(number, minion);
+        self.rearm(minion);
+        true
     }
 
     /// Jobs that will not be sent again since the last call: their loads may be dropped. A further part of such a job
     /// begins it anew.
     pub fn forgotten(&mut self) -> Vec<String> {
-        Vec::new()
+        std::mem::take(&mut self.forgotten)
     }
 
     /// The load of a job was dropped: it will not be sent again by itself.
     pub fn load_dropped(&mut self, jid: &str) {
-        let _ = jid;
+        let Some(number) = self.book.number(jid) else {
+            return;
+        };
+        self.figures.dropped.loads += 1;
+        self.ready.remove(jid);
+        self.book.disarm(number);
     }
 
     /// All in figures.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        Figures::default()
+        let (after_ms_median, after_ms_p99) = self.delays.quantiles();
+        let mut figures = self.figures;
+        figures.dropped.early = self.early.dropped;
+        Figures {
+            after_ms_median,
+            after_ms_p99,
+            jobs: self.book.jobs.len(),
+            silent: self.book.cells,
+            ..figures
+        }
+    }
+
+    #[cfg(test)]
+    fn is_unsafe(&self, jid: &str, minion: &str) -> bool {
+        let numbers = self.book.number(jid).zip(self.book.minion_number(minion));
+        let cell = numbers.and_then(|(job, minion)| self.book.look(job, minion));
+        cell.is_some_and(|(_, cell, _)| cell.has(book::UNSAFE))
+    }
+
+    fn advance(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// The oldest jobs go when there are too many, or too many silent minions.
+    fn make_room(&mut self) {
+        while self.book.jobs.len() > self.config.jobs_max.max(1)
+            || (self.book.cells > self.config.cells_max && self.book.jobs.len() > 1)
+        {
+            let Some((oldest, job)) = self.book.jobs.first_key_value() else {
+                return;
+            };
+            self.figures.dropped.jobs += u64::from(!job.cells.is_empty());
+            self.forget(*oldest);
+        }
+    }
+
+    /// A job is not followed any more.
+    fn forget(&mut self, number: JobNumber) {
+        let Some(job) = self.book.remove_job(number) else {
+            return;
+        };
+        self.ready.remove(&job.jid);
+        if !job.cells.is_empty() && job.policy == Policy::Safe {
+            self.forgotten.push(job.jid.to_string());
+        }
+        for minion in job.cells.keys() {
+            self.rearm(*minion);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! The last hop in figures: how many minions were meant, heard, missed and sent a job again.
 
+use std::collections::VecDeque;
+
 /// All in figures, since the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
@@ -36,4 +38,32 @@ pub struct Dropped {
     pub early: u64,
     /// Jobs whose load was dropped.
     pub loads: u64,
+}
+
+/// Receipts that the delay is told of.
+const DELAYS_MAX: usize = 10_000;
+
+/// The last delays.
+#[derive(Debug, Default)]
+pub(super) struct Delays(VecDeque<u32>);
+
+impl Delays {
+    pub(super) fn add(&mut self, after_ms: u64) {
+        if self.0.len() >= DELAYS_MAX {
+            self.0.pop_front();
+        }
+        self.0
+            .push_back(u32::try_from(after_ms).unwrap_or(u32::MAX));
+    }
+
+    /// The median and the 99th percentile.
+    pub(super) fn quantiles(&self) -> (Option<u64>, Option<u64>) {
+        let mut sorted: Vec<u32> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+            sorted.get(rank).copied().map(u64::from)
+        };
+        (at(50), at(99))
+    }
 }
