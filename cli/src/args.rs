@@ -36,7 +36,7 @@ pub(crate) struct Args {
 pub(crate) enum Action {
     /// The bridge at a glance; 1 while a site, the MoM's bus or Redis is down
     Status,
-    /// Each site: up or down, minions, lag, spool
+    /// Each site: up or down, minions, lag, spool, deliveries that minions missed and how long they take
     Sites,
     /// The newest jobs
     Jobs {

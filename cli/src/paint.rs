@@ -34,9 +34,8 @@ impl Tone {
     pub(crate) fn of(word: &str) -> Self {
         match word {
             "up" | "complete" | "returned" | "ok" => Self::Good,
-            "open" | "waiting" | "running" | "unknown" | "silent" | "received" | "accepted" => {
-                Self::Watch
-            }
+            "open" | "waiting" | "running" | "unknown" | "silent" | "received" | "accepted"
+            | "no_receipts" => Self::Watch,
             "down" | "incomplete" | "expired" | "failed" | "unreachable" | "not_received"
             | "unmatched" => Self::Bad,
             _ => Self::Plain,
@@ -73,6 +72,18 @@ pub(crate) fn span(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
         s => format!("{:.0} d", s / 86_400.0),
+    }
+}
+
+/// A span that may be short: `8 ms`, else as [`span`].
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "shown with one digit after the point"
+)]
+pub(crate) fn millis(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        ms => span(ms as f64 / 1000.0),
     }
 }
 
@@ -131,6 +142,18 @@ mod tests {
             (f64::NAN, "0 s"),
         ] {
             assert_eq!(span(seconds), shown);
+        }
+    }
+
+    #[test]
+    fn short_spans_are_told_in_milliseconds() {
+        for (ms, shown) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_240, "1.2 s"),
+            (180_000, "3 min"),
+        ] {
+            assert_eq!(millis(ms), shown);
         }
     }
 

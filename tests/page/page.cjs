@@ -93,6 +93,19 @@ const tests = {
     assert.equal(seen[5], "20261121174030110001");
   },
 
+  async "a minion that has the job is told from one that gives no receipts"({ browser, bridge }) {
+    const page = await open(browser, bridge.url, { hash: "#job/20261121174030110001" });
+    await page.waitForSelector("#job .minions");
+    const group = async name => (await page.locator(`#job h3:has-text("${name}") + ul`).innerText()).replace(/\s+/g, " ");
+    assert.match(await group("running"), /nyc-db2 nyc1 14 ms nyc-db3 nyc1 812 ms/);
+    assert.match(await group("no receipts"), /^ams-pc2 ams-office-7\.example\.com ?$/);
+    assert.match(await page.locator("#job").innerText(), /2 without receipts/);
+    const site = name => page.locator("#sites tbody tr", { hasText: name }).innerText();
+    assert.match(await site("ams-office"), /32 of 31902\s+24 ms, 4\.3 s/);
+    assert.doesNotMatch(await site("sgp1"), /undefined|NaN|null/);
+    assert.deepEqual(page.errors, []);
+  },
+
   async "jobs can be filtered by their state"({ browser, bridge }) {
     const page = await open(browser, bridge.url);
     await page.click('[data-key="state-expired"]');

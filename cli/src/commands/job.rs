@@ -7,7 +7,7 @@ use super::{as_json, jobs::target};
 use crate::client::{Client, escaped};
 use crate::field::Field;
 use crate::output::Output;
-use crate::paint::{Tone, clean, counted, flow, span};
+use crate::paint::{Tone, clean, counted, flow, millis, span};
 use crate::table::{Cell, Column, Table, cut};
 
 /// Shows the job at `path`; fine when no minion is missing.
@@ -47,7 +47,7 @@ pub(super) fn missing(client: &Client, jid: &str, out: &mut Output) -> anyhow::R
         })?;
         return Ok(true);
     }
-    let table = minion_table(missing, "VERDICT", "verdict");
+    let table = minion_table(missing);
     if !table.is_empty() {
         out.table(&table)?;
     }
@@ -97,12 +97,15 @@ fn figures(job: &Value) -> Vec<(String, Tone)> {
         ("expected", Tone::Plain),
         ("accepted", Tone::Plain),
         ("received", Tone::Plain),
+        ("no_receipts", Tone::Watch),
         ("returned", Tone::Good),
         ("failed", Tone::Bad),
         ("missing", missing),
     ]
     .into_iter()
-    .map(|(word, tone)| match job.count(word) {
+    .filter(|(key, _)| *key != "no_receipts" || job.count(key) > 0)
+    .map(|(key, tone)| (key, key.replace('_', " "), tone))
+    .map(|(key, word, tone)| match job.count(key) {
         0 => (format!("{word} 0"), Tone::Plain),
         count => (format!("{word} {count}"), tone),
     })
@@ -170,7 +173,7 @@ fn minions(job: &Value, all: bool, out: &mut Output) -> anyhow::Result<()> {
         .filter(|minion| all || minion.text("verdict") != "returned")
         .cloned()
         .collect();
-    let table = minion_table(&shown, "VERDICT", "verdict");
+    let table = minion_table(&shown);
     if !table.is_empty() {
         out.line("")?;
         out.table(&table)?;
@@ -182,20 +185,46 @@ fn minions(job: &Value, all: bool, out: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn minion_table(minions: &[Value], heading: &'static str, key: &str) -> Table {
-    let mut table = Table::new(vec![
-        Column::left("MINION"),
-        Column::left("SITE").shrinks(8),
-        Column::left(heading),
-    ]);
+fn minion_table(minions: &[Value]) -> Table {
+    // A bridge that does not know of receipts yet says nothing of them.
+    let told = minions
+        .iter()
+        .any(|minion| minion.get("receipts").is_some());
+    let mut columns = vec![Column::left("MINION"), Column::left("SITE").shrinks(8)];
+    if told {
+        columns.push(Column::right("RECEIVED"));
+    }
+    columns.push(Column::left("VERDICT"));
+    let mut table = Table::new(columns);
     for minion in minions {
-        table.row(vec![
+        let mut cells = vec![
             Cell::new(minion.text("id")),
             Cell::new(named(minion.text("site"))),
-            Cell::state(minion.text(key)),
-        ]);
+        ];
+        if told {
+            cells.push(received(minion));
+        }
+        cells.push(Cell::state(verdict(minion)));
+        table.row(cells);
     }
     table
+}
+
+/// How long after the job's appearance it was known that the minion has it.
+fn received(minion: &Value) -> Cell {
+    match minion.part("received_ms").as_u64() {
+        Some(ms) => Cell::new(millis(ms)),
+        None => Cell::toned("-", Tone::Faint),
+    }
+}
+
+/// The verdict; that of a minion which gives no receipts says so: its silence is no evidence.
+fn verdict(minion: &Value) -> &str {
+    let gives_none = minion.part("receipts").as_bool() == Some(false);
+    match minion.text("verdict") {
+        "silent" if gives_none => "no_receipts",
+        verdict => verdict,
+    }
 }
 
 /// A moment in this host's time zone.

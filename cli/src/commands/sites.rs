@@ -1,4 +1,4 @@
-//! `saltway sites`: each site, its state, minions, lag and spool.
+//! `saltway sites`: each site, its state, minions, lag, spool and last hop.
 
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ fn table(sites: &[Value], now: f64) -> Table {
         Column::right("UP"),
         Column::right("LAG"),
         Column::right("SPOOL").optional(3),
+        Column::right("MISSED").optional(8),
+        Column::right("DELAY").optional(7),
         Column::right("EXPIRED").optional(5),
         Column::right("LOST").optional(6),
         Column::left("VERSION").optional(1),
@@ -61,6 +63,8 @@ fn table(sites: &[Value], now: f64) -> Table {
             figure(site, "minions_up"),
             lag(site),
             Cell::new(spool(site)),
+            missed(site),
+            delay(site),
             Cell::bad_unless_zero(site.count("expired")),
             Cell::bad_unless_zero(site.count("lost")),
             Cell::new(site.text("version")),
@@ -93,6 +97,28 @@ fn lag(site: &Value) -> Cell {
         _ => format!("{entries}, {}", span(seconds)),
     };
     Cell::toned(text, tone)
+}
+
+/// How many deliveries its minions missed at first, of those who would have said that they got them.
+fn missed(site: &Value) -> Cell {
+    let hop = site.part("last_hop");
+    match (hop.count("expected"), hop.count("missed")) {
+        (0, _) => Cell::toned("-", Tone::Faint),
+        (_, 0) => Cell::toned("0", Tone::Faint),
+        (expected, missed) => Cell::toned(format!("{missed}/{expected}"), Tone::Watch),
+    }
+}
+
+/// From the lower master's publication to the receipt: the median, and what 1 in 100 exceeds.
+fn delay(site: &Value) -> Cell {
+    let hop = site.part("last_hop");
+    let of = |key| hop.part(key).as_u64();
+    match (of("after_ms_median"), of("after_ms_p99")) {
+        (Some(median), Some(p99)) if hop.count("received") > 0 => {
+            Cell::new(format!("{median}..{p99} ms"))
+        }
+        _ => Cell::toned("-", Tone::Faint),
+    }
 }
 
 fn spool(site: &Value) -> String {

@@ -150,7 +150,7 @@ fn counts(job: &Value) -> Value {
     counts
 }
 
-/// `open 4/11 returned, 7 missing: fra1 2/3, sgp1 0/3 down`.
+/// `open 4/11 returned, 7 received, 0 failed, 7 missing: fra1 2/3, sgp1 0/3 down`.
 fn line(job: &Value) -> String {
     let part =
         |counts: &Value| format!("{}/{}", counts.count("returned"), counts.count("expected"));
@@ -166,10 +166,11 @@ fn line(job: &Value) -> String {
         })
         .collect();
     let text = format!(
-        "{} {} {} returned, {} failed, {} missing: {}",
+        "{} {} {} returned, {} received, {} failed, {} missing: {}",
         job.text("jid"),
         job.text("state"),
         part(job),
+        job.count("received"),
         job.count("failed"),
         job.count("missing"),
         sites.join(", ")

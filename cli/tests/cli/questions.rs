@@ -115,6 +115,50 @@ fn a_job_names_each_minion_that_has_not_returned() {
 }
 
 #[test]
+fn a_minion_without_receipts_is_told_from_one_that_did_not_get_the_job() {
+    let ran = Bridge::of_files().run(&["job", OPEN]);
+    let line = |minion: &str| {
+        let found = ran.out.lines().find(|line| line.starts_with(minion));
+        found
+            .unwrap_or_else(|| panic!("{minion}: {}", ran.out))
+            .to_owned()
+    };
+    assert!(line("ams-pc2").ends_with("-  no receipts"), "{}", ran.out);
+    assert!(line("nyc-db2").ends_with("14 ms  running"), "{}", ran.out);
+    assert!(ran.out.contains("no receipts 2"), "{}", ran.out);
+    let ran = Bridge::of_files().run(&["job", INCOMPLETE]);
+    assert!(ran.out.contains("-  not received"), "{}", ran.out);
+    assert!(!ran.out.contains("no receipts"), "{}", ran.out);
+}
+
+#[test]
+fn a_bridge_that_knows_no_receipts_is_shown_as_before() {
+    let mut job: Value = serde_json::from_str(&data("job")).expect("JSON");
+    for minion in job["minions"].as_array_mut().expect("minions") {
+        let fields = minion.as_object_mut().expect("a map");
+        fields.remove("receipts");
+        fields.remove("received_ms");
+    }
+    let path = format!("/api/v1/jobs/{INCOMPLETE}");
+    let bridge = Bridge::new(Answers::from([(path, vec![(200, job.to_string())])]), None);
+    let ran = bridge.run(&["job", INCOMPLETE]);
+    assert!(
+        ran.out
+            .contains("MINION    SITE                      VERDICT"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn sites_tell_what_the_last_hop_lost_and_how_long_it_takes() {
+    let ran = Bridge::of_files().run(&["sites"]);
+    for told in ["3/48190", "7..31 ms", "24..4310 ms"] {
+        assert!(ran.out.contains(told), "{told}: {}", ran.out);
+    }
+}
+
+#[test]
 fn options_reach_the_bridge_escaped() {
     let bridge = Bridge::of_files();
     bridge.run(&[
