@@ -51,6 +51,9 @@ def bridge(t, now):
         missing = after_cut(t, 12) if site == "site2" else 0
         lines += [f'saltway_deliveries_missing_total{{site="{site}",reason="unreachable"}} {missing}',
                   f'saltway_deliveries_missing_total{{site="{site}",reason="silent"}} 0']
+        lines.append(f'saltway_last_hop_missed_total{{site="{site}"}} {after_cut(t, 30) if site == "site2" else 0}')
+        for quantile, seconds in (("0.5", 0.008), ("0.99", 0.12 if site == "site2" else 0.03)):
+            lines.append(f'saltway_last_hop_delay_seconds{{site="{site}",quantile="{quantile}"}} {seconds}')
         for step in ("expected", "accepted", "received", "returned"):
             late = min(0.2 * PERIOD, max(0.0, t - 0.4 * PERIOD)) if site == "site2" and step != "expected" else 0
             lines.append(f'saltway_deliveries_total{{site="{site}",step="{step}"}} {12 * (t - late)}')
@@ -72,7 +75,8 @@ def shim(site, t, now):
         lines += histogram("saltway_publication_latency_seconds", f'hop="{hop}"', 4, seen, 4)
     lost = after_cut(t, 4) if site == "site2" else 0
     lines += [f'saltway_publications_lost_total{{hop="redis",site="{site}"}} {lost}', f"saltway_publications_expired_total {lost}",
-              f"saltway_publications_recovered_total {after_cut(t, 90) if site == 'site2' else 0}", "saltway_redeliveries_total 0",
+              f"saltway_publications_recovered_total {after_cut(t, 90) if site == 'site2' else 0}", "saltway_lower_master_restarts_total 0",
+              f'saltway_redeliveries_total{{outcome="sent"}} {after_cut(t, 30) if site == "site2" else 0}', 'saltway_redeliveries_total{outcome="held_back"} 0',
               f'saltway_lease_active{{site="{site}"}} 1', f'saltway_returns_total{{hop="lower_master"}} {12 * seen}',
               f'saltway_returns_total{{hop="mom"}} {12 * seen - (200 if away else 0)}', f'saltway_sign_ins_total{{result="accepted"}} {1 + after_cut(t, 1)}',
               f'saltway_heartbeat_timestamp_seconds{{hop="bridge"}} {BEGAN + 0.4 * PERIOD if away else now - 0.4}']
