@@ -110,6 +110,7 @@ impl Receipts {
     pub(crate) fn announced(&mut self, jid: &Jid, follow: Follow) {
         for dropped in self.loads.insert(jid.as_str(), follow) {
             self.decisions.load_dropped(&dropped);
+            self.telemetry.load_dropped(&dropped);
         }
     }
 
@@ -139,9 +140,20 @@ impl Receipts {
         self.decisions.published(sent, minions);
     }
 
-    /// Whether the bus has told of the publication of this job.
-    pub(crate) fn is_published(&self, jid: &str) -> bool {
-        self.loads.is_published(jid)
+    /// The lower master has answered that it published the job to these minions; the bus has told before, or has not.
+    pub(crate) fn answered<'a>(
+        &mut self,
+        jid: &str,
+        minions: impl ExactSizeIterator<Item = &'a str>,
+        now_ms: u64,
+    ) {
+        let is_for_nobody = minions.len() == 0;
+        if self.loads.awaits_publication(jid) && !is_for_nobody {
+            self.published(jid, minions, now_ms);
+        }
+        if is_for_nobody || !self.loads.is_sendable(jid) {
+            self.loads.remove(jid);
+        }
     }
 
     /// A minion's start event of a job; `upstream` is the MoM that the job came from.
@@ -330,7 +342,7 @@ impl Receipts {
 
     /// Whether somebody is silent who may be sent a job again.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.loads.is_empty() && self.up.iter().any(Collected::knows_givers)
+        self.loads.are_sendable() && self.up.iter().any(Collected::knows_givers)
     }
 
     /// What is to go up now, by the index of the MoM.

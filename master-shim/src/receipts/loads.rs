@@ -66,10 +66,18 @@ pub(super) struct Loads {
     order: BTreeMap<u64, String>,
     next: u64,
     bytes: usize,
+    /// Jobs that may be sent again by themselves.
+    sendable: usize,
+}
+
+impl Kept {
+    fn is_sendable(&self) -> bool {
+        self.follow.policy == Policy::Safe
+    }
 }
 
 impl Loads {
-    /// Keeps the load of a job, in place of an earlier one of the same; the jobs whose loads had to go.
+    /// Keeps the load of a job, in place of an earlier one of the same; the jobs that cannot be sent again for want of room.
     pub(super) fn insert(&mut self, jid: &str, follow: Follow) -> Vec<String> {
         self.remove(jid);
         let number = self.next;
@@ -81,6 +89,7 @@ impl Loads {
             number,
             is_published: false,
         };
+        self.sendable += usize::from(kept.is_sendable());
         self.by_jid.insert(jid.to_owned(), kept);
         let mut dropped = Vec::new();
         while self.bytes > BYTES_MAX || self.by_jid.len() > JOBS_MAX {
@@ -88,8 +97,10 @@ impl Loads {
                 break;
             };
             let oldest = oldest.clone();
+            if self.is_sendable(&oldest) {
+                dropped.push(oldest.clone());
+            }
             self.remove(&oldest);
-            dropped.push(oldest);
         }
         dropped
     }
@@ -101,8 +112,19 @@ impl Loads {
         Some(&kept.follow)
     }
 
-    pub(super) fn is_published(&self, jid: &str) -> bool {
-        self.by_jid.get(jid).is_some_and(|kept| kept.is_published)
+    /// Whether the job is announced, and not known to be published.
+    pub(super) fn awaits_publication(&self, jid: &str) -> bool {
+        self.by_jid.get(jid).is_some_and(|kept| !kept.is_published)
+    }
+
+    /// Whether the job may be sent again by itself.
+    pub(super) fn is_sendable(&self, jid: &str) -> bool {
+        self.by_jid.get(jid).is_some_and(Kept::is_sendable)
+    }
+
+    /// Whether there is such a job.
+    pub(super) fn are_sendable(&self) -> bool {
+        self.sendable > 0
     }
 
     pub(super) fn get(&self, jid: &str) -> Option<&Follow> {
@@ -113,6 +135,7 @@ impl Loads {
         if let Some(kept) = self.by_jid.remove(jid) {
             self.order.remove(&kept.number);
             self.bytes -= kept.follow.bytes + JOB_BYTES;
+            self.sendable -= usize::from(kept.is_sendable());
         }
     }
 
@@ -198,7 +221,7 @@ mod tests {
         assert!(loads.get(&jid(1)).is_some() && loads.get(&jid(0)).is_none());
         loads.expire(1);
         assert!(loads.is_empty());
-        assert_eq!((loads.bytes, loads.order.len()), (0, 0));
+        assert_eq!((loads.bytes, loads.order.len(), loads.sendable), (0, 0, 0));
     }
 
     #[test]

@@ -83,12 +83,9 @@ impl SiteTask {
 
     /// The answer to a publish: tells whom it meant, if the bus did not.
     pub(super) fn receive_answer(&mut self, jid: &Jid, minions: &[String]) {
-        if !self.parts.receipts.is_published(jid.as_str()) {
-            let minions = minions.iter().map(String::as_str);
-            self.parts
-                .receipts
-                .published(jid.as_str(), minions, steady_millis());
-        }
+        let minions = minions.iter().map(String::as_str);
+        let receipts = &mut self.parts.receipts;
+        receipts.answered(jid.as_str(), minions, steady_millis());
     }
 
     /// An operator wants these minions to have the job again.

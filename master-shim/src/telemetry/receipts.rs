@@ -87,6 +87,16 @@ impl Telemetry {
         self.count_redeliveries("dropped", minions);
     }
 
+    /// Too many jobs wait for receipts: this one cannot be sent again.
+    pub(crate) fn load_dropped(&self, jid: &str) {
+        if let Some(suppressed) = self.counters.input_warnings.allow() {
+            warn!(
+                jid,
+                suppressed, "no room to keep a job until all minions have it; it is not sent again"
+            );
+        }
+    }
+
     pub(crate) fn asked_by_hand(&self, jid: &Jid, asked: usize, allowed: usize) {
         info!(%jid, asked, allowed, "an operator wants minions of this site to have the job again");
     }
