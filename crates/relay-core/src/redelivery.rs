@@ -327,6 +327,9 @@ impl Redelivery {
     fn finish(&mut self, job: JobNumber, number: MinionNumber, cell: Cell, shows_life: bool) {
         let again_ms = self.book.jobs.get(&job).map(|job| job.sent_ms(cell));
         let again_ms = again_ms.filter(|_| cell.attempts > 0);
+        if let Some(job) = self.book.jobs.get_mut(&job) {
+            job.word_ms = self.now_ms;
+        }
         self.book.done(job, number);
         self.book.bound_heard(self.config.cells_max);
         self.forget_if_heard(job);

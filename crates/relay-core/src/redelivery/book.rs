@@ -48,6 +48,8 @@ pub(super) const KEPT: u16 = 64;
 pub(super) const UNSAFE_COUNTED: u16 = 128;
 /// The minion has not taken it so far, and no copy is on its way: the next one counts as the first.
 pub(super) const FRESH: u16 = 256;
+/// What is marked as `LIFE` goes at once: the minion or its connection is a new one.
+pub(super) const AT_ONCE: u16 = 512;
 
 impl Cell {
     pub(super) const fn has(self, flag: u16) -> bool {
@@ -71,6 +73,8 @@ pub(super) struct Job {
     pub(super) expires_ms: u64,
     pub(super) policy: Policy,
     pub(super) asked_start_event: bool,
+    /// When a receipt or return of it was heard last, of anybody.
+    pub(super) word_ms: u64,
     pub(super) cells: HashMap<MinionNumber, Cell>,
     /// Who has it: a copy under the same jid, or a further part of a batch, changes nothing for them.
     pub(super) done: HashSet<MinionNumber>,
@@ -97,6 +101,7 @@ impl Job {
             expires_ms: sent.expires_ms,
             policy: sent.policy,
             asked_start_event: sent.asked_start_event,
+            word_ms: 0,
             cells: HashMap::new(),
             done: HashSet::new(),
             is_closed: false,
@@ -133,6 +138,8 @@ pub(super) struct Minion {
     pub(super) life_ms: Option<u64>,
     /// Since when it is waited for more receipts before that.
     pub(super) settling_ms: Option<u64>,
+    /// When a receipt or return of it was heard last.
+    pub(super) heard_ms: u64,
     /// Jobs sent by time alone since it was heard last.
     pub(super) probes: u8,
     /// When it was sent the last of them.
@@ -155,6 +162,7 @@ impl Minion {
             reported_start_ms: None,
             life_ms: None,
             settling_ms: None,
+            heard_ms: 0,
             probes: 0,
             probed_ms: 0,
             wake_ms: None,

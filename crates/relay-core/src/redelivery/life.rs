@@ -10,7 +10,8 @@
 use super::{
     Receipt, Redelivery, Report,
     book::{
-        CONNECTION, FRESH, Hold, JobNumber, LIFE, MISSED, MinionNumber, UNSAFE, UNSAFE_COUNTED,
+        AT_ONCE, CONNECTION, FRESH, Hold, JobNumber, LIFE, MISSED, MinionNumber, UNSAFE,
+        UNSAFE_COUNTED,
     },
 };
 
@@ -56,6 +57,7 @@ impl Redelivery {
             return;
         };
         minion.probes = 0;
+        minion.heard_ms = now_ms;
         let mut found = false;
         for silent in minion.silent.clone() {
             let Some((of_job, cell, _)) = self.book.look(silent, number) else {
@@ -126,7 +128,10 @@ impl Redelivery {
                 continue;
             };
             let is_old = of_job.sent_ms(cell).saturating_add(SETTLE_MS) <= now_ms;
-            if is_old && minion.gives(of_job.asked_start_event) {
+            // While answers stream in, silence means nothing yet.
+            let streams = of_job.word_ms.saturating_add(SETTLE_BURST_MS) > now_ms
+                && self.config.waits_ms(of_job, cell, of_job.word_ms) > now_ms;
+            if is_old && !streams && minion.gives(of_job.asked_start_event) {
                 found = true;
                 self.book.update(job, number, |cell| cell.set(CONNECTION));
             }
@@ -213,7 +218,7 @@ impl Redelivery {
             } else if minion.gives(of_job.asked_start_event) && is_old(SETTLE_MS) {
                 self.book.update(job, number, |cell| {
                     cell.clear(UNSAFE);
-                    cell.set(if is_gone { LIFE | FRESH } else { LIFE });
+                    cell.set(LIFE | AT_ONCE | if is_gone { FRESH } else { 0 });
                 });
             }
         }
@@ -244,7 +249,7 @@ impl Redelivery {
     fn mark_unsafe(&mut self, job: JobNumber, number: MinionNumber) {
         self.book.update(job, number, |cell| {
             cell.set(UNSAFE);
-            cell.clear(LIFE | CONNECTION);
+            cell.clear(LIFE | CONNECTION | AT_ONCE);
         });
         self.count_unsafe(job, number);
     }

@@ -7,13 +7,16 @@
 use super::{
     Again, Policy, Redelivery,
     book::{
-        CONNECTION, COUNTED, Cell, FRESH, Job, JobNumber, KEPT, LIFE, MISSED, Minion, MinionNumber,
-        READY, UNSAFE,
+        AT_ONCE, CONNECTION, COUNTED, Cell, FRESH, Job, JobNumber, KEPT, LIFE, MISSED, Minion,
+        MinionNumber, READY, UNSAFE,
     },
 };
 
 /// A copy that was just sent may be on its way.
 const GAP_MS: u64 = 1_000;
+
+/// So many time-outs a silence lasts at most, whatever else is heard meanwhile.
+const TIMEOUTS_MAX: u64 = 6;
 
 impl Redelivery {
     /// What goes again now. Each of these is one publication.
@@ -57,22 +60,25 @@ impl Redelivery {
         self.forget(number);
     }
 
-    /// The time-out of a publication has passed: counts who missed it, and gives each its moment.
+    /// The time-out of a publication has passed: counts who missed it, and gives each its moment. While answers stream
+    /// in, nobody of the job is deaf: a slow master takes a while to tell of thousands.
     fn check(&mut self, number: JobNumber) {
         let Some(job) = self.book.jobs.get(&number) else {
             return;
         };
         let mut silent: Vec<MinionNumber> = job.cells.keys().copied().collect();
         silent.sort_unstable();
+        let mut later_ms = u64::MAX;
         for minion in silent {
             let Some((job, cell, of)) = self.book.look(number, minion) else {
                 continue;
             };
-            let until_ms = job
-                .sent_ms(cell)
-                .saturating_add(self.config.receipt_timeout_ms);
-            let is_missed = of.gives(job.asked_start_event) && !cell.has(MISSED);
-            if !is_missed || (cell.attempts == 0 && until_ms > self.now_ms) {
+            if !of.gives(job.asked_start_event) || cell.has(MISSED) {
+                continue;
+            }
+            let until_ms = self.config.quiet_ms(job, cell, of);
+            if cell.attempts == 0 && until_ms > self.now_ms {
+                later_ms = later_ms.min(until_ms);
                 continue;
             }
             // Whoever turned out to give receipts only after the publication was not expected then.
@@ -82,6 +88,9 @@ impl Redelivery {
                 .update(number, minion, |cell| cell.set(MISSED | COUNTED));
             self.count_unsafe(number, minion);
             self.wake(minion);
+        }
+        if later_ms < u64::MAX {
+            self.checks.insert((later_ms, number));
         }
     }
 
@@ -125,16 +134,16 @@ impl Redelivery {
             if !cell.has(LIFE) && !cell.has(CONNECTION) {
                 continue;
             }
-            let gap_ms = of_job.sent_ms(cell).saturating_add(GAP_MS);
-            if cell.attempts > 0 && gap_ms > now_ms {
-                later_ms = Some(later_ms.map_or(gap_ms, |later_ms| later_ms.min(gap_ms)));
+            let due_ms = self.config.life_ms(of_job, cell, minion);
+            if due_ms > now_ms {
+                later_ms = Some(later_ms.map_or(due_ms, |later_ms| later_ms.min(due_ms)));
                 continue;
             }
             if self.config.may_go(of_job, cell, minion) {
                 self.make_ready(job, number);
             } else {
                 self.book
-                    .update(job, number, |cell| cell.clear(LIFE | CONNECTION));
+                    .update(job, number, |cell| cell.clear(LIFE | CONNECTION | AT_ONCE));
             }
         }
         if let Some(minion) = self.book.minion_mut(number) {
@@ -182,10 +191,8 @@ impl Redelivery {
                 0 => 0,
                 _ => minion.probed_ms.saturating_add(wait_ms),
             };
-            let since_sent_ms = of_job
-                .sent_ms(cell)
-                .saturating_add(self.config.receipt_timeout_ms);
-            return may_go.then_some((since_probe_ms.max(since_sent_ms), *job));
+            let quiet_ms = self.config.quiet_ms(of_job, cell, minion);
+            return may_go.then_some((since_probe_ms.max(quiet_ms), *job));
         }
         None
     }
@@ -321,7 +328,7 @@ impl Redelivery {
             if is_fresh {
                 cell.count = count;
             }
-            cell.clear(READY | LIFE | CONNECTION | FRESH);
+            cell.clear(READY | LIFE | CONNECTION | FRESH | AT_ONCE);
         });
     }
 }
@@ -335,6 +342,38 @@ impl super::RedeliveryConfig {
             && minion.gives(job.asked_start_event)
             && self.is_remembered(cell, minion)
             && (cell.attempts < self.attempts_max || is_kept)
+    }
+
+    /// When a minion counts as silent by time alone: the time-out after the last that was heard of this job, or of the
+    /// minion. One that takes many jobs tells of them one after the other.
+    fn quiet_ms(&self, job: &Job, cell: Cell, minion: &Minion) -> u64 {
+        self.waits_ms(job, cell, job.word_ms.max(minion.heard_ms))
+    }
+
+    /// The time-out after the last sending, or after a word that came since; that does not go on for ever.
+    pub(super) fn waits_ms(&self, job: &Job, cell: Cell, word_ms: u64) -> u64 {
+        let sent_ms = job.sent_ms(cell);
+        let timeout_ms = self.receipt_timeout_ms;
+        let latest_ms = sent_ms.saturating_add(timeout_ms.saturating_mul(TIMEOUTS_MAX));
+        sent_ms
+            .max(word_ms)
+            .saturating_add(timeout_ms)
+            .min(latest_ms)
+    }
+
+    /// When a minion that shows that it hears is sent what it missed.
+    fn life_ms(&self, job: &Job, cell: Cell, minion: &Minion) -> u64 {
+        if cell.has(AT_ONCE) || cell.has(CONNECTION) {
+            return match cell.attempts {
+                0 => 0,
+                _ => job.sent_ms(cell).saturating_add(GAP_MS),
+            };
+        }
+        // A later job was heard: receipts of one minion overtake each other by seconds.
+        match cell.attempts {
+            0 => self.waits_ms(job, cell, job.word_ms),
+            _ => self.quiet_ms(job, cell, minion),
+        }
     }
 
     /// Whether the minion, if it has taken the job, still knows that. What it took since are at most `newer_max` newer
