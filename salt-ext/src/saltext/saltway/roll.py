@@ -170,7 +170,12 @@ def _whom(opts, ledger, state, driver):
     tgt, tgt_type = state["tgt"], state["tgt_type"]
     sites, down, unasked = {}, {}, set()
     for part in _queries(opts, tgt, tgt_type):
-        answer = ledger.get("expect", tgt=part[0], tgt_type=part[1])
+        try:
+            answer = ledger.get("expect", tgt=part[0], tgt_type=part[1])
+        except bridges.CannotAsk as err:
+            if err.status != 404:
+                raise
+            answer = {"ask": ["an older bridge"]}
         unasked.update(answer.get("ask") or [])
         for site in answer.get("sites") or []:
             into = down if site.get("state") == "down" else sites
