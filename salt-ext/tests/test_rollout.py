@@ -1,6 +1,7 @@
 """Roll-outs in a world without Salt: who is in which stage, when it stops, and what a kill costs. `tests/run` starts it."""
 
 import json
+import os
 import threading
 import time
 import unittest
@@ -116,6 +117,12 @@ class Course(unittest.TestCase):
         answer = world.rollout("*", stages="100%", stop_after="never")
         self.assertEqual((answer["status"], answer["silent"], answer["ok"]), ("done", 3, 0))
 
+    def test_silent_minions_stop_it_as_failed_ones_do(self):
+        world = World(self, {"s": ["m%d" % at for at in range(20)]})
+        world.behaviour = {"m%d" % at: "not_received" for at in range(20)}
+        answer = world.rollout("*", stages="4,100%", stop_after=4)
+        self.assertEqual((answer["status"], answer["silent"], answer["untouched"]), ("stopped", 4, 16))
+
     def test_minions_of_sites_that_are_down_are_left_out_and_named(self):
         world = World(self, SITES, down=["ams"])
         answer = world.rollout()
@@ -207,6 +214,16 @@ class Kept(unittest.TestCase):
         for rid in (rid, "../../etc/passwd", "20200101000000000000"):
             with self.assertRaises(bridge.CannotAsk, msg=rid):
                 roll.show(world.opts, rid)
+
+    def test_an_id_cannot_leave_the_directory(self):
+        world = World(self, SITES)
+        kept = rollouts.Rollouts(world.opts["cachedir"])
+        rid = world.rollout()["id"]
+        os.rename(kept._path(rid, "json"), os.path.join(kept.dir, "..", "other.json"))
+        for what in (roll.show, lambda opts, rid: roll.want(opts, rid, "stop")):
+            with self.assertRaises(bridge.CannotAsk) as raised:
+                what(world.opts, "../other")
+            self.assertIn("no id", raised.exception.error)
 
     def test_the_oldest_that_are_over_are_forgotten(self):
         world = World(self, {"s": ["a"]})
