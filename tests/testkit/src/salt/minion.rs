@@ -227,9 +227,12 @@ impl Minion {
     /// minion takes any such file for another one that runs.
     pub fn kill(&mut self) {
         self.process = None;
-        let pid_file = self.host.path.join("run/minion.pid");
-        // One that had not got so far has none.
-        fs::remove_file(pid_file).ok();
+        // The second name is Salt's with psutil: a killed process that nobody has reaped yet counts as running there.
+        for name in ["minion.pid", "process_responsibility_minion.pid"] {
+            let pid_file = self.host.path.join("run").join(name);
+            // One that had not got so far has none.
+            fs::remove_file(pid_file).ok();
+        }
     }
 
     /// SIGTERM, and wait for the end.
