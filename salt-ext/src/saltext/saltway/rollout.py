@@ -90,11 +90,8 @@ class Driver:
             until = 0 if wanted == "continue" else until
             if paused and self.state["status"] != "paused":
                 self._set("paused", "before stage {}".format(number))
-                self.tell(
-                    "paused before stage {0} of {1}; salt-run saltway.rollout_continue {2}, or rollout_stop {2}{3}".format(
-                        number, len(self.state["stages"]), self.state["id"], "; here: Enter goes on, `stop` stops" if _asks() else ""
-                    )
-                )
+                self.tell("paused before {}{}".format(self._name(number), "; Enter goes on, `stop` stops it" if _asks() else ""))
+                self.tell("or: salt-run saltway.rollout_continue {}, or rollout_stop".format(self.state["id"]))
             if not paused and self.state["status"] == "paused":
                 self._set("running", "")
                 until = 0
