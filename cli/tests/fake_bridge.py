@@ -8,6 +8,7 @@ an open job goes on: each request answers for one more minion. Standard library 
 """
 
 import argparse
+import fnmatch
 import json
 import pathlib
 import time
@@ -67,6 +68,10 @@ class Handler(BaseHTTPRequestHandler):
                 answer = data("roster")
                 answer["sites"] = [s for s in answer["sites"] if query.get("site") in (None, s["id"])]
                 return answer
+            case ["expect"]:
+                states = {site["id"]: site["state"] for site in data("sites")["sites"]}
+                ids = {site["id"]: [one["id"] for one in site["minions"] if fnmatch.fnmatch(one["id"], query["tgt"])] for site in data("roster")["sites"]}
+                return {"sites": [{"id": site, "state": states[site], "minions": minions} for site, minions in ids.items()], "ask": []}
             case ["jobs"]:
                 jobs = [j for j in data("jobs")["jobs"] if query.get("state") in (None, j["state"]) and j["jid"] < query.get("before", "9")]
                 return {"jobs": jobs[: int(query.get("limit", 50))]}

@@ -92,6 +92,29 @@ class Questions(Case):
         self.assertEqual((metrics, code), ({'saltway_site_up{site="fra1"}': 1.0, 'saltway_site_up{site="sgp1"}': 0.0}, 0))
 
 
+class Actions(Case):
+    def test_a_dry_run_tells_who_would_be_in_which_stage(self):
+        answer, code = self.salt_run("saltway.rollout", "fra-*", "state.apply", "web", "stages=1,100%", "dry_run=True", "test=True")
+        self.assertEqual((answer["status"], answer["minions"], code), ("dry run", 3, 0))
+        self.assertEqual([len(stage["minions"]) for stage in answer["stages"].values()], [1, 2])
+        self.assertEqual(self.salt_run("saltway.rollouts"), ({}, 0))
+
+    def test_sites_that_are_down_are_left_out_and_end_with_1(self):
+        answer, code = self.salt_run("saltway.rollout", "*", "test.ping", "dry_run=True")
+        self.assertEqual((list(answer["left_out"]), code), (["sgp1"], 1))
+
+    def test_what_is_wrong_is_said_with_what_to_do(self):
+        for arguments in (
+            ("saltway.rollout", "*", "test.ping", "stages=some"),
+            ("saltway.rollout", "nobody-*", "test.ping"),
+            ("saltway.rollout_resume", "20200101000000000000"),
+            ("saltway.redeliver", COMPLETE),
+        ):
+            answer, code = self.salt_run(*arguments)
+            self.assertEqual(code, 2, arguments)
+            self.assertTrue(answer["error"], arguments)
+
+
 class Refusals(Case):
     token = "s3cret"
 
