@@ -2,7 +2,7 @@
 
 use relay_core::ledger::{Action, Published, State, Summary, Verdict};
 use relay_core::target::Target;
-use salt_wire::msgpack::Value;
+use salt_wire::{ids::MinionId, msgpack::Value};
 
 use super::{
     arguments, liveness,
@@ -118,6 +118,16 @@ impl LedgerTask {
             },
         );
         audit.write(line.to_string().into_bytes());
+    }
+
+    /// One line for each job that an operator has sent again.
+    pub(super) fn audit_again(&self, jid: &str, minions: &[MinionId], user: &str, now_ms: u64) {
+        if let Some((audit, _)) = &self.audit
+            && self.speaker.speaks()
+        {
+            let line = tell::audit_again(now_ms, jid, user, minions);
+            audit.write(line.to_string().into_bytes());
+        }
     }
 
     fn audit_end(&self, state: State, summary: &Summary, asked: &[String], now_ms: u64) {

@@ -10,7 +10,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use relay_core::ledger::{JobView, SavedError};
+use relay_core::{
+    expect::expect,
+    ledger::{JobView, SavedError},
+    target::Target,
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -84,6 +88,7 @@ impl LedgerTask {
             Question::Status => Ok(self.status_page(now_ms)),
             Question::Sites => Ok(self.sites_page()),
             Question::Roster { site, limit } => self.roster_page(site.as_ref(), *limit),
+            Question::Expect { tgt, tgt_type } => Ok(self.expect_page(tgt, tgt_type)),
             Question::Job { jid, .. } | Question::Missing { jid } => {
                 match self.ledger.job(jid.as_str()) {
                     Some(job) => Ok(self.one(&ask.question, job)),
@@ -357,10 +362,32 @@ impl LedgerTask {
                 spool_bytes: last.map(|last| last.spool.bytes),
                 expired: status.map_or(0, |status| status.expired),
                 lost: status.map_or(0, |status| status.lost.values().sum()),
+                last_hop: last.and_then(|last| last.last_hop).map(view::LastHop::from),
             }
         });
         view::bytes(&view::Sites {
             sites: sites.collect(),
+        })
+    }
+
+    /// Whom a target means, by the rosters alone.
+    fn expect_page(&self, tgt: &Target, tgt_type: &str) -> Vec<u8> {
+        let rosters = self.ledger.rosters();
+        let expected = expect(tgt_type, tgt, rosters);
+        let sites = expected.iter().filter(|site| !site.minions.is_empty());
+        let sites = sites.map(|site| {
+            let minions = site.minions.iter();
+            let minions = minions.filter_map(|index| rosters.names().name(*index));
+            view::ExpectedSite {
+                id: &site.site,
+                state: self.site_state(&site.site),
+                minions: minions.collect(),
+            }
+        });
+        let ask = expected.iter().filter(|site| site.ask);
+        view::bytes(&view::Expected {
+            sites: sites.collect(),
+            ask: ask.map(|site| site.site.as_str()).collect(),
         })
     }
 

@@ -15,6 +15,7 @@ use daemon_kit::http::axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use relay_core::target::Target;
 use salt_wire::ids::{Jid, MinionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +59,10 @@ pub(super) enum Question {
     Roster {
         site: Option<MinionId>,
         limit: usize,
+    },
+    Expect {
+        tgt: Target,
+        tgt_type: String,
     },
 }
 
@@ -185,6 +190,7 @@ pub(super) fn router(desk: Desk) -> Router {
         .route("/api/v1/jobs/{jid}", get(job))
         .route("/api/v1/jobs/{jid}/missing", get(missing))
         .route("/api/v1/roster", get(roster))
+        .route("/api/v1/expect", get(expect))
         .fallback(async || Refusal::not_found("no such page", "begin at / or /api/v1/status"))
         .with_state(desk)
 }
@@ -215,6 +221,8 @@ struct Parameters {
     state: Option<String>,
     verdict: Option<String>,
     site: Option<String>,
+    tgt: Option<String>,
+    tgt_type: Option<String>,
 }
 
 type Given<T> = Result<Query<T>, daemon_kit::http::axum::extract::rejection::QueryRejection>;
@@ -267,6 +275,23 @@ async fn roster(State(desk): State<Desk>, given: Given<Parameters>) -> Response 
             site: site.transpose()?,
             limit: limit(given.limit.as_deref(), MINIONS_DEFAULT, MINIONS_MAX)?,
         })
+    })
+    .await
+}
+
+async fn expect(State(desk): State<Desk>, given: Given<Parameters>) -> Response {
+    reply(&desk, given, |given| {
+        let tgt = given.tgt.filter(|tgt| !tgt.is_empty()).ok_or_else(|| {
+            let hint = "write ?tgt=TARGET, and &tgt_type=TYPE unless it is a glob";
+            Refusal::bad("no target", hint)
+        })?;
+        let tgt_type = given.tgt_type.unwrap_or_else(|| "glob".to_owned());
+        let ids = || tgt.split(',').map(str::trim).map(str::to_owned);
+        let tgt = match tgt_type.as_str() {
+            "list" => Target::List(ids().filter(|id| !id.is_empty()).collect()),
+            _ => Target::Text(tgt),
+        };
+        Ok(Question::Expect { tgt, tgt_type })
     })
     .await
 }

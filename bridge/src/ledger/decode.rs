@@ -6,7 +6,8 @@
 //! | `syndic/<site>/<jid>` | a site's lower master has published it for these minions |
 //! | `salt/job/<jid>/start/<minion>` | a minion has received it |
 //! | `salt/job/<jid>/ret/<minion>` | a minion has returned |
-//! | `saltway/site/<site>/...` | a shim's roster, status, or what became of a job |
+//! | `saltway/site/<site>/...` | a shim's roster, status, receipts, or what became of a job |
+//! | `saltway/job/<jid>/redeliver` | an operator has the job sent again |
 //!
 //! - A return costs a look at its tag and at four values of its data; the rest of it is stepped over, nothing is copied.
 //! - What a bridge has fired itself is no news.
@@ -28,6 +29,9 @@ use super::skim;
 
 /// In the data of a list of minions that a bridge has fired itself: it is no word of the site.
 pub(super) const EXPECTED_BY: &str = "expected_by";
+
+/// A user's name is cut at this length.
+const USER_BYTES_MAX: usize = 256;
 
 /// In the data of a return that a bridge has fired for a site which is down.
 pub(super) const ANSWERED_BY: &str = "answered_by";
@@ -60,6 +64,12 @@ pub(super) enum News<'a> {
     Notice(JobNotice),
     /// A shim's word.
     Receipts(Receipts),
+    /// An operator has a job sent again.
+    SentAgain {
+        jid: &'a str,
+        minions: Vec<MinionId>,
+        user: String,
+    },
 }
 
 /// Why an event is no news.
@@ -93,14 +103,23 @@ pub(super) fn is_wanted(tag: &str) -> bool {
         Some(rest) => rest
             .split_once('/')
             .is_some_and(|(_, tag)| !tag.contains('/')),
-        None => tag.starts_with("saltway/site/"),
+        None => tag.starts_with("saltway/site/") || sent_again(tag).is_some(),
     }
+}
+
+/// The job that an operator has sent again, by the tag.
+fn sent_again(tag: &str) -> Option<&str> {
+    let jid = tag.strip_prefix("saltway/job/")?;
+    jid.strip_suffix("/redeliver")
 }
 
 /// Takes an event apart.
 pub(super) fn decode(event: &Event, heard: Heard) -> Result<News<'_>, Refused> {
     if event.tag.starts_with("saltway/site/") {
         return site_event(event);
+    }
+    if let Some(jid) = sent_again(&event.tag) {
+        return operator(jid, event);
     }
     match event.parsed_tag() {
         EventTag::JobReturn { jid, minion } => returned(jid, minion, &event.data, heard),
@@ -271,6 +290,22 @@ fn is_failure(retcode: &[u8], data: &Bytes) -> bool {
         Some(Value::Map(codes)) => codes.iter().any(|(_, code)| *code != Value::Int(0)),
         _ => false,
     }
+}
+
+/// What the command or the runner says of a job that it had sent again.
+fn operator<'a>(jid: &'a str, event: &'a Event) -> Result<News<'a>, Refused> {
+    Jid::parse(jid).map_err(|_| Refused::Malformed("jid"))?;
+    let data = map_of(event)?;
+    if data.get("v") != Some(&Value::Int(1)) || data.get_str("jid") != Some(jid) {
+        return Err(Refused::Malformed("redeliver"));
+    }
+    let user = data.get_str("user").unwrap_or_default();
+    let end = user.floor_char_boundary(USER_BYTES_MAX);
+    Ok(News::SentAgain {
+        jid,
+        minions: ids(data.get("minions")),
+        user: user.get(..end).unwrap_or_default().to_owned(),
+    })
 }
 
 fn site_event(event: &Event) -> Result<News<'_>, Refused> {

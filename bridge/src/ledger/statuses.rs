@@ -21,14 +21,23 @@ pub(super) struct SiteStatus {
     pub(super) expired: u64,
 }
 
+/// What a status tells beyond the ones before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct More {
+    /// Publications lost, by the hop that lost them.
+    pub(super) lost: Vec<(LostAt, u64)>,
+    /// Minions that missed a job at first.
+    pub(super) missed: u64,
+}
+
 /// Every site's; see the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Statuses(BTreeMap<String, SiteStatus>);
 
 impl Statuses {
-    /// Takes a status; how many publications more were lost, by the hop that lost them. The first status of a site names
-    /// every hop, so that its series stand from then on.
-    pub(super) fn take(&mut self, status: Status, now_ms: u64) -> Vec<(LostAt, u64)> {
+    /// Takes a status; what it tells beyond the ones before. The first status of a site names every hop, so that its series
+    /// stand from then on.
+    pub(super) fn take(&mut self, status: Status, now_ms: u64) -> More {
         let site = self.0.entry(status.site.to_string()).or_default();
         let before = site.last.take().filter(|last| last.run == status.run);
         let lost_before = |hop: LostAt| {
@@ -53,9 +62,11 @@ impl Statuses {
         let expired = before.as_ref().map_or(0, |last| last.expired);
         let new = status.expired.saturating_sub(expired);
         site.expired = site.expired.saturating_add(new);
+        let missed = |status: &Status| status.last_hop.map_or(0, |hop| hop.missed);
+        let missed = missed(&status).saturating_sub(before.as_ref().map_or(0, missed));
         site.heard_ms = now_ms;
         site.last = Some(status);
-        more
+        More { lost: more, missed }
     }
 
     /// One site's.
@@ -98,19 +109,40 @@ mod tests {
     }
 
     #[test]
+    fn missed_deliveries_count_on_over_the_runs_of_a_shim() {
+        let mut statuses = Statuses::default();
+        let mut missed = |run: &str, missed: Option<u64>| {
+            let last_hop = missed.map(|missed| salt_wire::saltway::LastHop {
+                missed,
+                ..Default::default()
+            });
+            let status = Status {
+                last_hop,
+                ..status(run, &[], 0)
+            };
+            statuses.take(status, 1).missed
+        };
+        assert_eq!(missed("a", None), 0);
+        assert_eq!(missed("a", Some(3)), 3);
+        assert_eq!(missed("a", Some(5)), 2);
+        assert_eq!(missed("b", Some(1)), 1);
+    }
+
+    #[test]
     fn losses_are_summed_over_the_runs_of_a_shim() {
         let mut statuses = Statuses::default();
-        let first = statuses.take(status("a", &[(LostAt::Redis, 2)], 1), 1);
+        let mut take = |status, now_ms| statuses.take(status, now_ms).lost;
+        let first = take(status("a", &[(LostAt::Redis, 2)], 1), 1);
         let at = |hop| first.iter().find(|(at, _)| *at == hop).map(|(_, n)| *n);
         assert_eq!(first.len(), 4, "every hop is named");
         assert_eq!((at(LostAt::Redis), at(LostAt::Mom)), (Some(2), Some(0)));
-        let again = statuses.take(status("a", &[(LostAt::Redis, 2)], 1), 2);
+        let again = take(status("a", &[(LostAt::Redis, 2)], 1), 2);
         assert_eq!(again, []);
-        let more = statuses.take(status("a", &[(LostAt::Redis, 5), (LostAt::Site, 1)], 3), 3);
+        let more = take(status("a", &[(LostAt::Redis, 5), (LostAt::Site, 1)], 3), 3);
         assert_eq!(more, [(LostAt::Redis, 3), (LostAt::Site, 1)]);
-        let next = statuses.take(status("b", &[(LostAt::Redis, 1)], 0), 4);
+        let next = take(status("b", &[(LostAt::Redis, 1)], 0), 4);
         assert!(next.contains(&(LostAt::Redis, 1)), "{next:?}");
-        let less = statuses.take(status("b", &[(LostAt::Redis, 0)], 0), 5);
+        let less = take(status("b", &[(LostAt::Redis, 0)], 0), 5);
         assert_eq!(less, []);
         let site = statuses.get("dc1").expect("known");
         assert_eq!((site.lost.get(&LostAt::Redis), site.expired), (Some(&6), 3));

@@ -23,7 +23,7 @@ use salt_link::{event_bus::BusEvent, queue::Receiver};
 use salt_wire::{
     bus::Event,
     ids::Jid,
-    saltway::{JobNotice, NotPublished, Presence, Roster, RosterKind, Status},
+    saltway::{JobNotice, NotPublished, Presence, Receipts, Roster, RosterKind, Status},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -301,16 +301,24 @@ impl LedgerTask {
             News::Roster(roster) => return self.roster(&roster, now_ms),
             News::Status(status) => return self.status(*status, now_ms),
             News::Notice(notice) => self.notice(&notice, now_ms),
-            News::Receipts(receipts) => {
-                let jobs = receipts.jobs.iter();
-                let fold = jobs.flat_map(|job| {
-                    self.ledger
-                        .received(job.jid.as_str(), job.minions.iter(), now_ms)
-                });
-                fold.collect()
+            News::Receipts(receipts) => self.receipts(&receipts, now_ms),
+            News::SentAgain { jid, minions, user } => {
+                self.audit_again(jid, &minions, &user, now_ms);
+                self.ledger.sent_again(jid, now_ms)
             }
         };
         self.act(actions, now_ms);
+    }
+
+    fn receipts(&mut self, receipts: &Receipts, now_ms: u64) -> Vec<Action> {
+        let site = receipts.site.as_str();
+        self.ledger.gives_receipts(site, receipts.gives.iter());
+        let jobs = receipts.jobs.iter();
+        let fold = jobs.flat_map(|job| {
+            self.ledger
+                .receipts(job.jid.as_str(), site, job.minions.iter(), now_ms)
+        });
+        fold.collect()
     }
 
     fn notice(&mut self, notice: &JobNotice, now_ms: u64) -> Vec<relay_core::ledger::Action> {
@@ -368,9 +376,14 @@ impl LedgerTask {
         self.liveness.status(&site, now_ms);
         self.telemetry
             .status(&site, status.lag_entries, status.lag_seconds);
-        for (hop, lost) in self.statuses.take(status, now_ms) {
+        if let Some(last_hop) = &status.last_hop {
+            self.telemetry.last_hop(&site, last_hop);
+        }
+        let more = self.statuses.take(status, now_ms);
+        for (hop, lost) in more.lost {
             self.telemetry.site_lost(&site, hop.as_str(), lost);
         }
+        self.telemetry.missed(&site, more.missed);
         self.judge_sites(now_ms);
     }
 

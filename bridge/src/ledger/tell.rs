@@ -1,7 +1,7 @@
 //! The events that the speaker fires on the MoM's bus, and the lines of the audit: what the ledger decided, in words. Pure.
 
 use relay_core::ledger::{SiteMissing, State, Summary};
-use salt_wire::msgpack::Value;
+use salt_wire::{ids::MinionId, msgpack::Value};
 use serde_json::{Value as Json, json};
 
 use super::decode::{ANSWERED_BY, EXPECTED_BY};
@@ -147,6 +147,19 @@ pub(super) fn audit_end(
         line.insert("unreachable".to_owned(), unreachable.into());
     }
     line
+}
+
+/// The audit's line for a job that an operator had sent again.
+pub(super) fn audit_again(now_ms: u64, jid: &str, user: &str, minions: &[MinionId]) -> Json {
+    let named: Vec<&str> = minions.iter().map(MinionId::as_str).collect();
+    json!({
+        "v": VERSION,
+        "time": seconds(now_ms),
+        "what": "redeliver",
+        "jid": jid,
+        "user": user,
+        "minions": named,
+    })
 }
 
 fn count(number: usize) -> Value {

@@ -88,6 +88,47 @@ pub(super) struct Site<'a> {
     pub(super) spool_bytes: Option<u64>,
     pub(super) expired: u64,
     pub(super) lost: u64,
+    pub(super) last_hop: Option<LastHop>,
+}
+
+/// How publications fared between a lower master and its minions, in this run of its shim.
+#[derive(Debug, Serialize)]
+pub(super) struct LastHop {
+    expected: u64,
+    received: u64,
+    missed: u64,
+    redelivered: u64,
+    held_back: u64,
+    after_ms_median: u64,
+    after_ms_p99: u64,
+}
+
+impl From<salt_wire::saltway::LastHop> for LastHop {
+    fn from(hop: salt_wire::saltway::LastHop) -> Self {
+        Self {
+            expected: hop.expected,
+            received: hop.received,
+            missed: hop.missed,
+            redelivered: hop.redelivered,
+            held_back: hop.held_back,
+            after_ms_median: hop.after_ms_median,
+            after_ms_p99: hop.after_ms_p99,
+        }
+    }
+}
+
+/// `/api/v1/expect`: whom a target means.
+#[derive(Debug, Serialize)]
+pub(super) struct Expected<'a> {
+    pub(super) sites: Vec<ExpectedSite<'a>>,
+    pub(super) ask: Vec<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ExpectedSite<'a> {
+    pub(super) id: &'a str,
+    pub(super) state: &'static str,
+    pub(super) minions: Vec<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,6 +173,7 @@ struct Counts {
     returned: usize,
     failed: usize,
     missing: usize,
+    no_receipts: usize,
 }
 
 impl From<Figures> for Counts {
@@ -143,6 +185,7 @@ impl From<Figures> for Counts {
             returned,
             failed,
             missing,
+            no_receipts,
         } = figures;
         Self {
             expected,
@@ -151,6 +194,7 @@ impl From<Figures> for Counts {
             returned,
             failed,
             missing,
+            no_receipts,
         }
     }
 }
@@ -174,6 +218,8 @@ struct Minion<'a> {
     site: &'a str,
     step: &'static str,
     verdict: &'static str,
+    receipts: bool,
+    received_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -189,6 +235,7 @@ struct MissingMinion<'a> {
     id: &'a str,
     site: &'a str,
     verdict: &'static str,
+    receipts: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -285,6 +332,8 @@ pub(super) fn detail(
             site: minion.site,
             step: minion.step.as_str(),
             verdict: minion.verdict.as_str(),
+            receipts: minion.gives_receipts,
+            received_ms: minion.received_ms,
         })
         .collect();
     let truncated = told.len() > limit;
@@ -302,6 +351,7 @@ pub(super) fn missing(view: JobView<'_>, site_state: impl Fn(&str) -> &'static s
         id: minion.id,
         site: minion.site,
         verdict: minion.verdict.as_str(),
+        receipts: minion.gives_receipts,
     });
     let missing: Vec<MissingMinion<'_>> = missing.collect();
     let mut unreachable: Vec<&str> = missing

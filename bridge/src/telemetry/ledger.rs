@@ -11,6 +11,7 @@ use daemon_kit::{
     throttle::SharedThrottle,
 };
 use salt_link::event_bus::FireError;
+use salt_wire::saltway::LastHop;
 use store::{SetAside, StoreError};
 use tracing::{debug, error, info, warn};
 
@@ -45,6 +46,8 @@ struct Counters {
     site_lag_entries: IntGaugeVec,
     site_lag_seconds: GaugeVec,
     site_heard: GaugeVec,
+    last_hop_missed: IntCounterVec,
+    last_hop_delay: GaugeVec,
     heartbeat: GaugeVec,
     lost: IntCounterVec,
     jobs: IntGaugeVec,
@@ -91,6 +94,16 @@ impl LedgerTelemetry {
                 "saltway_site_heard_timestamp_seconds",
                 "Unix time of the last status of the site on the MoM's bus",
                 &[("site", &[])],
+            ),
+            last_hop_missed: metrics.counters(
+                "saltway_last_hop_missed_total",
+                "Minions known to give receipts that missed a job at first, by site",
+                &[("site", &[])],
+            ),
+            last_hop_delay: metrics.float_gauges(
+                "saltway_last_hop_delay_seconds",
+                "From a lower master's publication to the receipt, over the site's last 10,000 receipts",
+                &[("site", &[]), ("quantile", &["0.5", "0.99"])],
             ),
             heartbeat,
             lost,
@@ -177,6 +190,24 @@ impl LedgerTelemetry {
             .heartbeat
             .with_label_values(&["site"])
             .set(now_seconds());
+    }
+
+    /// Minions of a site that missed a job at first, since its last status.
+    pub(crate) fn missed(&self, site: &str, minions: u64) {
+        let series = self.0.last_hop_missed.with_label_values(&[site]);
+        series.inc_by(minions);
+    }
+
+    /// How long receipts of a site take.
+    pub(crate) fn last_hop(&self, site: &str, hop: &LastHop) {
+        if hop.received == 0 {
+            return;
+        }
+        let quantiles = [("0.5", hop.after_ms_median), ("0.99", hop.after_ms_p99)];
+        for (quantile, ms) in quantiles {
+            let gauge = self.0.last_hop_delay.with_label_values(&[site, quantile]);
+            gauge.set(Duration::from_millis(ms).as_secs_f64());
+        }
     }
 
     /// Publications that a site counted as lost since its last status.

@@ -32,6 +32,7 @@ mod record;
 mod report;
 mod saved;
 mod sites;
+mod times;
 mod words;
 
 use self::{deliveries::Counts, job::Job, sites::Sites};
@@ -56,6 +57,8 @@ pub struct LedgerConfig {
     pub jobs_max: usize,
     /// Most bytes of jobs in memory.
     pub bytes_max: usize,
+    /// Most bytes of the times of receipts in memory, over all jobs.
+    pub times_bytes_max: usize,
     /// How long a job that is over stays in memory.
     pub linger_ms: u64,
     /// The time to live of a job whose publication was not seen.
@@ -79,6 +82,7 @@ impl Default for LedgerConfig {
             rosters: RostersConfig::default(),
             jobs_max: 10_000,
             bytes_max: 64 << 20,
+            times_bytes_max: 16 << 20,
             linger_ms: 600_000,
             ttl_ms: 300_000,
             grace_ms: 30_000,
@@ -239,6 +243,8 @@ pub struct LedgerState {
     pub jobs: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// The bytes of the times of receipts.
+    pub times_bytes: usize,
     /// The bytes of all names.
     pub names_bytes: usize,
     /// Jobs whose last changes are not on disk.
@@ -267,6 +273,7 @@ pub struct Ledger {
     saved_names: BTreeMap<u32, u32>,
     now_ms: u64,
     bytes: usize,
+    times_bytes: usize,
     open: usize,
     unnamed: u64,
 }
@@ -296,6 +303,7 @@ impl Ledger {
             saved_names: BTreeMap::new(),
             now_ms: 0,
             bytes: 0,
+            times_bytes: 0,
             open: 0,
             unnamed: 0,
         }
@@ -359,6 +367,7 @@ impl Ledger {
             open: self.open,
             jobs: self.jobs.len(),
             bytes: self.bytes,
+            times_bytes: self.times_bytes,
             names_bytes: self.rosters.names().bytes() + former,
             unsaved: self.dirty.len(),
             unnamed: self.unnamed,

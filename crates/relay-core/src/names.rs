@@ -61,6 +61,8 @@ const SHARED: u8 = 2;
 const WAS_LIVE: u8 = 4;
 const UP: u8 = 8;
 const DOWN: u8 = 16;
+/// It tells when it takes a job.
+const GIVES: u8 = 32;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -329,6 +331,16 @@ impl Names {
     pub(crate) fn set_up(&mut self, index: MinionIndex, up: Up) {
         self.set(index, UP, up == Up::Yes);
         self.set(index, DOWN, up == Up::No);
+    }
+
+    /// Whether the minion gives receipts.
+    #[must_use]
+    pub fn gives(&self, index: MinionIndex) -> bool {
+        self.has(index, GIVES)
+    }
+
+    pub(crate) fn set_gives(&mut self, index: MinionIndex) {
+        self.set(index, GIVES, true);
     }
 
     pub(crate) fn set_live(&mut self, index: MinionIndex, live: bool) {

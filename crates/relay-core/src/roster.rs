@@ -143,6 +143,25 @@ impl Rosters {
             })
     }
 
+    /// These minions of a site give receipts. What is known of a name that is in no roster yet is not on disk before it is.
+    pub(crate) fn gives_receipts<'a>(
+        &mut self,
+        site: &str,
+        minions: impl IntoIterator<Item = &'a str>,
+    ) {
+        let number = self.names.number_site(site);
+        let mut is_news = false;
+        for minion in minions {
+            if let Some(index) = self.names.intern(number, minion) {
+                is_news |= !self.names.gives(index);
+                self.names.set_gives(index);
+            }
+        }
+        if is_news {
+            self.not_saved(site);
+        }
+    }
+
     /// Takes an announcement of `site`.
     pub fn announce(&mut self, site: &str, announcement: &Announcement) -> Announced {
         let stale = |reason| Announced::Stale { reason };
@@ -303,6 +322,9 @@ impl Rosters {
                 if let Some(entry) = entry {
                     next.set_live(entry, true);
                     next.set_up(entry, self.names.up(index));
+                    if self.names.gives(index) {
+                        next.set_gives(entry);
+                    }
                 }
             }
             site.number = number;

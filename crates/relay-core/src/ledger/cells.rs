@@ -11,7 +11,7 @@ use crate::{
 
 /// How far a job got with one minion, and whether its site has named it: each can be heard of first.
 ///
-/// The order of the lower three bits is the order of the steps: what is heard later in an odd order changes nothing.
+/// The steps have an order: what is heard later in an odd order changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Cell(u8);
 
@@ -22,6 +22,8 @@ pub(super) const RECEIVED: u8 = 3;
 pub(super) const RUNNING: u8 = 4;
 pub(super) const RETURNED: u8 = 5;
 pub(super) const FAILED: u8 = 6;
+/// It took the job, and said later that it does not run it: between received and running.
+pub(super) const STOPPED: u8 = 7;
 /// Its site has said that it published the job for this minion.
 const ACCEPTED: u8 = 8;
 
@@ -45,9 +47,24 @@ impl Cell {
         self.0 & 7
     }
 
+    /// Whether the minion got as far as this step.
+    pub(super) const fn reached(self, step: u8) -> bool {
+        rank(self.step()) >= rank(step)
+    }
+
+    /// The job was over, and the minion, which gives receipts, had given none.
+    pub(super) const fn is_missed(self) -> bool {
+        self.0 == ACCEPTED
+    }
+
+    /// The same cell, as that of a minion which has missed the job: its silence tells so.
+    pub(super) const fn missed(self) -> Self {
+        Self(ACCEPTED)
+    }
+
     /// What both say together; the order of hearing them does not matter.
     pub(super) const fn and(self, other: Self) -> Self {
-        let step = if self.step() > other.step() {
+        let step = if self.reached(other.step()) {
             self.step()
         } else {
             other.step()
@@ -58,8 +75,8 @@ impl Cell {
     /// The minion is to return, and has not.
     pub(super) const fn is_pending(self) -> bool {
         match self.step() {
-            EXPECTED | RECEIVED | RUNNING => true,
-            UNMATCHED => self.is_accepted(),
+            EXPECTED | RECEIVED | RUNNING | STOPPED => true,
+            UNMATCHED | 0 => self.is_accepted(),
             _ => false,
         }
     }
@@ -70,8 +87,16 @@ impl Cell {
     }
 
     fn from_bits(bits: u8) -> Option<Self> {
-        let is_cell = bits & 7 <= FAILED && bits != ACCEPTED && bits <= ACCEPTED + FAILED;
-        is_cell.then_some(Self(bits))
+        (bits <= ACCEPTED + STOPPED).then_some(Self(bits))
+    }
+}
+
+/// The place of a step in their order.
+const fn rank(step: u8) -> u8 {
+    match step {
+        STOPPED => RUNNING,
+        RUNNING | RETURNED | FAILED => step + 1,
+        _ => step,
     }
 }
 

@@ -23,8 +23,8 @@ impl Deliveries {
         let new = |is: fn(Cell) -> bool| u64::from(is(after) && !is(before));
         self.expected += new(|cell| cell != Cell::NONE);
         self.accepted += new(Cell::is_accepted);
-        self.received += new(|cell| cell.step() >= RECEIVED);
-        self.returned += new(|cell| cell.step() >= RETURNED);
+        self.received += new(|cell| cell.reached(RECEIVED));
+        self.returned += new(|cell| cell.reached(RETURNED));
     }
 
     fn add(&mut self, other: &Self) {

@@ -240,10 +240,12 @@ impl Ledger {
 /// Writes the head of a job.
 fn describe(job: &mut Job, published: &Published) {
     let Published { tgt, .. } = published;
-    if !job.is_published {
-        job.at_ms = published.at_ms;
-    }
-    job.at_ms = job.at_ms.min(published.at_ms);
+    let at_ms = match job.is_published {
+        true => job.at_ms.min(published.at_ms),
+        false => published.at_ms,
+    };
+    job.times.appeared(job.at_ms, at_ms);
+    job.at_ms = at_ms;
     job.is_published = true;
     job.fun = cut(&published.fun, TEXT_BYTES_MAX).into();
     job.user = cut(&published.user, TEXT_BYTES_MAX).into();

@@ -2,7 +2,7 @@
 
 use super::{
     Action, FIND_JOB, Ledger, Returned, State,
-    cells::{Cell, EXPECTED, FAILED, RECEIVED, RETURNED, RUNNING, UNMATCHED},
+    cells::{Cell, EXPECTED, FAILED, RECEIVED, RETURNED, RUNNING, STOPPED, UNMATCHED},
     job::{Job, Said, is_unnamed},
     sites::Reach,
 };
@@ -70,8 +70,55 @@ impl Ledger {
         let mut actions = Vec::new();
         if self.queries.get(jid).is_none() {
             self.ensure(jid, at_ms, &mut actions);
-            self.heard_of(jid, minions, Cell::new(RECEIVED));
+            self.heard_of(jid, minions, Cell::new(RECEIVED), at_ms);
         }
+        actions
+    }
+
+    /// A site told which of its minions gave receipts.
+    #[must_use]
+    pub fn receipts<'a>(
+        &mut self,
+        jid: &str,
+        site: &str,
+        minions: impl IntoIterator<Item = &'a str>,
+        at_ms: u64,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.learn_site(site);
+        if self.queries.get(jid).is_some() {
+            return actions;
+        }
+        self.ensure(jid, at_ms, &mut actions);
+        let (mut number, mut is_news) = (None, false);
+        let find = |_: &Job, names: &mut Names, minion: &str| {
+            let number = *number.get_or_insert_with(|| names.number_site(site));
+            let index = names.intern(number, minion)?;
+            is_news |= !names.gives(index);
+            names.set_gives(index);
+            Some(index)
+        };
+        self.fold(jid, minions, Cell::new(RECEIVED), Some(at_ms), find);
+        if is_news {
+            self.rosters.not_saved(site);
+        }
+        actions
+    }
+
+    /// These minions of a site give receipts from now on: that one of them gives none means something.
+    pub fn gives_receipts<'a>(&mut self, site: &str, minions: impl IntoIterator<Item = &'a str>) {
+        self.rosters.gives_receipts(site, minions);
+    }
+
+    /// An operator had a job sent again to some of its minions: it is open anew.
+    #[must_use]
+    pub fn sent_again(&mut self, jid: &str, at_ms: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.ensure(jid, at_ms, &mut actions);
+        if let Some(job) = self.jobs.get_mut(jid) {
+            job.again_ms = Some(at_ms);
+        }
+        self.prolong(jid, at_ms);
         actions
     }
 
@@ -81,7 +128,7 @@ impl Ledger {
         let mut actions = Vec::new();
         let Returned { jid, minion, .. } = *returned;
         if let Some(about) = self.queries.get(jid).map(str::to_owned) {
-            self.answered(&about, minion, !returned.is_empty);
+            self.answered(&about, minion, !returned.is_empty, returned.at_ms);
             return actions;
         }
         if returned.fun == FIND_JOB {
@@ -94,7 +141,7 @@ impl Ledger {
         }
         self.ensure(jid, returned.at_ms, &mut actions);
         let step = if returned.is_failed { FAILED } else { RETURNED };
-        if self.heard_of(jid, [minion], Cell::new(step)) > 0
+        if self.heard_of(jid, [minion], Cell::new(step), returned.at_ms) > 0
             && let Some(job) = self.jobs.get_mut(jid)
         {
             job.last_return_ms = job.last_return_ms.max(returned.at_ms);
@@ -111,12 +158,12 @@ impl Ledger {
     }
 
     /// A minion said whether it runs the job.
-    fn answered(&mut self, jid: &str, minion: &str, is_running: bool) {
+    fn answered(&mut self, jid: &str, minion: &str, is_running: bool, at_ms: u64) {
         if !self.jobs.contains_key(jid) || self.is_summary(minion) {
             return;
         }
         if is_running {
-            self.heard_of(jid, [minion], Cell::new(RUNNING));
+            self.heard_of(jid, [minion], Cell::new(RUNNING), at_ms);
             return;
         }
         let Some((job, names)) = self.parts(jid) else {
@@ -127,13 +174,13 @@ impl Ledger {
         let found = names.entries(minion).find(running);
         if let Some(index) = found {
             let cell = job.cells.get(index);
-            let received = Cell::new(RECEIVED);
+            let stopped = Cell::new(STOPPED);
             job.set(
                 index,
                 if cell.is_accepted() {
-                    received.accepted()
+                    stopped.accepted()
                 } else {
-                    received
+                    stopped
                 },
             );
             self.touched(jid);
@@ -188,7 +235,7 @@ impl Ledger {
         heard: Cell,
     ) -> usize {
         let mut number = None;
-        self.fold(jid, minions, heard, |_, names, minion| {
+        self.fold(jid, minions, heard, None, |_, names, minion| {
             let number = *number.get_or_insert_with(|| names.number_site(site));
             names.intern(number, minion)
         })
@@ -200,8 +247,9 @@ impl Ledger {
         jid: &str,
         minions: impl IntoIterator<Item = &'a str>,
         heard: Cell,
+        at_ms: u64,
     ) -> usize {
-        self.fold(jid, minions, heard, |job, names, minion| {
+        self.fold(jid, minions, heard, Some(at_ms), |job, names, minion| {
             job.holder(names, minion).or_else(|| {
                 let nowhere = names.number_site(NOWHERE);
                 names.intern(nowhere, minion)
@@ -209,12 +257,14 @@ impl Ledger {
         })
     }
 
-    /// Adds the same to the cell of each minion; `index_of` finds the cell. How many that changed.
+    /// Adds the same to the cell of each minion; `index_of` finds the cell. How many that changed. `has_since`: when they
+    /// had the job at the latest.
     fn fold<'a>(
         &mut self,
         jid: &str,
         minions: impl IntoIterator<Item = &'a str>,
         heard: Cell,
+        has_since: Option<u64>,
         mut index_of: impl FnMut(&Job, &mut Names, &str) -> Option<MinionIndex>,
     ) -> usize {
         let Some((job, names)) = self.jobs.get_mut(jid).and_then(|job| {
@@ -233,6 +283,12 @@ impl Ledger {
             if before != after {
                 changed += 1;
                 self.deliveries.count(names, at, before, after);
+            }
+            if let Some(at_ms) = has_since
+                && job.times.note(at, at_ms.saturating_sub(job.at_ms))
+            {
+                job.is_dirty = true;
+                changed += usize::from(before == after);
             }
         }
         if changed > 0 {

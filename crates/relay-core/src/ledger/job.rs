@@ -1,9 +1,10 @@
 //! One job: its cells, its sites, and when it is over.
 
 use super::{
-    cells::{Cell, Cells, EXPECTED, UNMATCHED},
+    cells::{Cell, Cells, EXPECTED, RECEIVED, UNMATCHED},
     report::verdict,
     sites::{Reach, Sites},
+    times::Times,
     words::{State, Verdict},
 };
 use crate::{
@@ -109,6 +110,10 @@ pub(super) struct Job {
     pub(super) is_published: bool,
     pub(super) is_heard: bool,
     pub(super) cells: Cells,
+    /// Since when minions have it.
+    pub(super) times: Times,
+    /// When an operator had it sent again.
+    pub(super) again_ms: Option<u64>,
     /// Cells that are to return.
     pub(super) pending: u32,
     /// Cells that are expected and that no site has named.
@@ -132,6 +137,8 @@ pub(super) struct Job {
     pub(super) due_ms: u64,
     /// Its share of the memory, as counted.
     pub(super) counted_bytes: usize,
+    /// The same of its times.
+    pub(super) counted_times: usize,
 }
 
 impl Job {
@@ -153,6 +160,8 @@ impl Job {
             is_published: false,
             is_heard: true,
             cells: Cells::default(),
+            times: Times::default(),
+            again_ms: None,
             pending: 0,
             unnamed: 0,
             parts: Vec::new(),
@@ -165,6 +174,7 @@ impl Job {
             told: None,
             due_ms: u64::MAX,
             counted_bytes: 0,
+            counted_times: 0,
         }
     }
 
@@ -238,6 +248,7 @@ impl Job {
         let own = self.cells.get(index).and(heard);
         if rank(names, index, own) > rank(names, holder, held) {
             self.set(holder, Cell::NONE);
+            self.times.carry(holder, index);
             let both = held.and(own);
             self.set(index, both);
             (index, held, both)
@@ -338,12 +349,31 @@ impl Job {
             for part in &mut self.parts {
                 part.at_close = sites.of(names.site_name(part.site));
             }
+            self.note_missed(names);
             self.ended_ms = now_ms;
         }
         if self.state != state {
             self.is_dirty = true;
         }
         self.state = state;
+    }
+
+    /// Whoever gives receipts and gave none has missed the job. It is noted now: what is learnt later of a minion is no word
+    /// about this job.
+    fn note_missed(&mut self, names: &Names) {
+        if self.pending == 0 || !self.is_heard || is_question(&self.fun) {
+            return;
+        }
+        let is_missed = |(index, cell): &(MinionIndex, Cell)| {
+            cell.is_accepted()
+                && cell.is_pending()
+                && !cell.reached(RECEIVED)
+                && names.gives(*index)
+        };
+        let missed: Vec<(MinionIndex, Cell)> = self.cells.iter().filter(is_missed).collect();
+        for (index, cell) in missed {
+            self.set(index, cell.missed());
+        }
     }
 
     /// What a closed job that is not done is: expired, when that is what all of its missing ones are.
@@ -405,6 +435,21 @@ impl Job {
                 .map(|part| part.reason.len())
                 .sum::<usize>()
     }
+}
+
+/// Salt's own questions about jobs: they are never asked to be acknowledged.
+fn is_question(fun: &str) -> bool {
+    const QUESTIONS: [&str; 7] = [
+        "find_job",
+        "find_cached_job",
+        "is_running",
+        "kill_job",
+        "running",
+        "signal_job",
+        "term_job",
+    ];
+    fun.strip_prefix("saltutil.")
+        .is_some_and(|question| QUESTIONS.contains(&question))
 }
 
 /// The cell is expected, and its site has not named it.

@@ -37,6 +37,7 @@ impl Ledger {
             self.look(&jid, &mut actions);
         }
         self.make_room(&mut actions);
+        self.bound_times();
         self.former_if_needed();
         actions
     }
@@ -176,7 +177,7 @@ impl Ledger {
 
     pub(super) fn insert(&mut self, mut job: Job) {
         let jid = job.jid.clone();
-        job.counted_bytes = 0;
+        (job.counted_bytes, job.counted_times) = (0, 0);
         job.is_queued = false;
         self.open += usize::from(job.state == State::Open);
         self.order.insert(jid.clone());
@@ -190,6 +191,7 @@ impl Ledger {
         self.dirty.remove(jid);
         self.timers.remove(&(job.due_ms, job.jid.clone()));
         self.bytes -= job.counted_bytes;
+        self.times_bytes -= job.counted_times;
         self.open -= usize::from(job.state == State::Open);
         Some(job)
     }
@@ -236,6 +238,26 @@ impl Ledger {
         let bytes = job.bytes();
         self.bytes = self.bytes + bytes - job.counted_bytes;
         job.counted_bytes = bytes;
+        let times = job.times.bytes();
+        self.times_bytes = self.times_bytes + times - job.counted_times;
+        job.counted_times = times;
+    }
+
+    /// Lets go of the times of the oldest jobs, when there are too many in memory; those on disk stay there, as long as the
+    /// job does not change.
+    fn bound_times(&mut self) {
+        if self.times_bytes <= self.config.times_bytes_max {
+            return;
+        }
+        for jid in &self.order {
+            if let Some(job) = self.jobs.get_mut(jid) {
+                self.times_bytes -= std::mem::take(&mut job.counted_times);
+                job.times = super::times::Times::default();
+            }
+            if self.times_bytes <= self.config.times_bytes_max {
+                return;
+            }
+        }
     }
 
     /// Begins a new table of names when that is due.

@@ -6,6 +6,7 @@ use super::{
     job::{Job, Part, Said},
     saved::SavedJob,
     sites::Reach,
+    times::Times,
 };
 use crate::{
     codec::{Reader, Writer},
@@ -13,7 +14,10 @@ use crate::{
 };
 
 /// The version of the bytes.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
+
+/// The version without times.
+const WITHOUT_TIMES: u64 = 1;
 
 /// A job as it is kept.
 pub(super) fn to_saved(job: &Job, names: &Names) -> SavedJob {
@@ -55,6 +59,7 @@ pub(super) fn to_saved(job: &Job, names: &Names) -> SavedJob {
         writer.number(of_reach(part.at_close)).text(&part.reason);
     }
     job.cells.write(&mut writer);
+    job.times.write(&mut writer);
     SavedJob {
         jid: job.jid.to_string(),
         at_ms: job.at_ms,
@@ -67,14 +72,15 @@ pub(super) fn to_saved(job: &Job, names: &Names) -> SavedJob {
 /// The table of names that a kept job refers to.
 pub(super) fn table(bytes: &[u8]) -> Option<u32> {
     let mut reader = Reader::new(bytes);
-    (reader.number()? == VERSION).then_some(())?;
+    matches!(reader.number()?, WITHOUT_TIMES | VERSION).then_some(())?;
     reader.small()
 }
 
 /// The job that was kept; `None` when the bytes are none.
 pub(super) fn read(bytes: &[u8], names: &mut Names) -> Option<Job> {
     let mut reader = Reader::new(bytes);
-    (reader.number()? == VERSION).then_some(())?;
+    let version = reader.number()?;
+    matches!(version, WITHOUT_TIMES | VERSION).then_some(())?;
     let table = reader.small()?;
     let mut job = Job::new(reader.text()?, table, 0);
     job.fun = reader.text()?.into();
@@ -98,6 +104,9 @@ pub(super) fn read(bytes: &[u8], names: &mut Names) -> Option<Job> {
         parts.push(read_part(&mut reader)?);
     }
     let cells = Cells::read(&mut reader)?;
+    if version == VERSION {
+        job.times = Times::read(&mut reader)?;
+    }
     let is_whole = reader.is_empty() && cells.iter().all(|(index, _)| index.at() < names.len());
     is_whole.then_some(())?;
     for (index, cell) in cells.iter() {

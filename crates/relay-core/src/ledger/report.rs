@@ -1,7 +1,7 @@
 //! What the ledger tells of a job: steps, verdicts, figures.
 
 use super::{
-    cells::{Cell, EXPECTED, FAILED, RECEIVED, RETURNED, RUNNING, UNMATCHED},
+    cells::{Cell, EXPECTED, FAILED, RECEIVED, RETURNED, RUNNING, STOPPED, UNMATCHED},
     job::{Job, Part, Said},
     sites::{Reach, Sites},
     words::{State, Step, Verdict},
@@ -23,20 +23,24 @@ pub struct Figures {
     pub failed: usize,
     /// They have not returned.
     pub missing: usize,
+    /// Their lower master published the job for them, and they give no receipts: their silence tells nothing.
+    pub no_receipts: usize,
 }
 
 impl Figures {
-    fn add(&mut self, cell: Cell) {
+    fn add(&mut self, cell: Cell, gives_receipts: bool) {
         if cell.is_unmatched() || cell == Cell::NONE {
             return;
         }
-        let step = cell.step();
+        let is_received = cell.reached(RECEIVED);
+        let is_returned = cell.reached(RETURNED);
         self.expected += 1;
-        self.accepted += usize::from(cell.is_accepted() || step >= RECEIVED);
-        self.received += usize::from(step >= RECEIVED);
-        self.returned += usize::from(step >= RETURNED);
-        self.failed += usize::from(step == FAILED);
-        self.missing += usize::from(step < RETURNED);
+        self.accepted += usize::from(cell.is_accepted() || is_received);
+        self.received += usize::from(is_received);
+        self.returned += usize::from(is_returned);
+        self.failed += usize::from(cell.step() == FAILED);
+        self.missing += usize::from(!is_returned);
+        self.no_receipts += usize::from(cell.is_accepted() && !is_received && !gives_receipts);
     }
 }
 
@@ -103,6 +107,10 @@ pub struct MinionReport<'a> {
     pub step: Step,
     /// How it ended, or stands.
     pub verdict: Verdict,
+    /// It tells when it takes a job, or told of this one: that it says nothing means something.
+    pub gives_receipts: bool,
+    /// How long after the job appeared it was first known to have it, in milliseconds.
+    pub received_ms: Option<u64>,
 }
 
 /// A job, to be told about.
@@ -133,8 +141,8 @@ impl<'a> JobView<'a> {
     pub fn summary(&self) -> Summary {
         let sites = self.sites();
         let mut figures = Figures::default();
-        for (_, cell) in self.job.cells.iter() {
-            figures.add(cell);
+        for (index, cell) in self.job.cells.iter() {
+            figures.add(cell, self.gives_receipts(index, cell));
         }
         let job = self.job;
         Summary {
@@ -172,7 +180,8 @@ impl<'a> JobView<'a> {
             if let Some(place) = by_site.get_mut(site.at()) {
                 let name = self.names.site_name(site);
                 let summary = place.get_or_insert_with(|| empty(name));
-                summary.figures.add(cell);
+                let gives_receipts = self.gives_receipts(index, cell);
+                summary.figures.add(cell, gives_receipts);
                 let verdict = self.verdict(cell, site, &reach);
                 if let Some(count) = summary.verdicts.get_mut(verdict.at()) {
                     *count += 1;
@@ -188,15 +197,27 @@ impl<'a> JobView<'a> {
     pub fn minions(&self) -> impl Iterator<Item = MinionReport<'a>> {
         let view = *self;
         let reach = self.reaches();
-        self.job.cells.iter().filter_map(move |(index, cell)| {
-            let site = view.names.site(index)?;
-            Some(MinionReport {
-                id: view.names.name(index)?,
-                site: view.names.site_name(site),
-                step: step(cell),
-                verdict: view.verdict(cell, site, &reach),
-            })
+        self.job
+            .cells
+            .iter()
+            .filter_map(move |(index, cell)| view.report(index, cell, &reach))
+    }
+
+    fn report(&self, index: MinionIndex, cell: Cell, reach: &[Reach]) -> Option<MinionReport<'a>> {
+        let site = self.names.site(index)?;
+        let is_received = cell.reached(RECEIVED);
+        Some(MinionReport {
+            id: self.names.name(index)?,
+            site: self.names.site_name(site),
+            step: step(cell),
+            verdict: self.verdict(cell, site, reach),
+            gives_receipts: self.gives_receipts(index, cell),
+            received_ms: self.job.times.get(index).filter(|_| is_received),
         })
+    }
+
+    fn gives_receipts(&self, index: MinionIndex, cell: Cell) -> bool {
+        cell.is_missed() || self.names.gives(index)
     }
 
     /// The minions that are to return and have not.
@@ -216,13 +237,9 @@ impl<'a> JobView<'a> {
     pub fn minion(&self, id: &str) -> Option<MinionReport<'a>> {
         let reach = self.reaches();
         let found = |index: MinionIndex| {
-            let (cell, site) = (self.job.cells.get(index), self.names.site(index)?);
-            (cell != Cell::NONE).then(|| MinionReport {
-                id: self.names.name(index).unwrap_or_default(),
-                site: self.names.site_name(site),
-                step: step(cell),
-                verdict: self.verdict(cell, site, &reach),
-            })
+            let cell = self.job.cells.get(index);
+            let is_meant = cell != Cell::NONE;
+            is_meant.then(|| self.report(index, cell, &reach)).flatten()
         };
         self.names.entries(id).find_map(found)
     }
@@ -266,7 +283,7 @@ fn step(cell: Cell) -> Step {
     match cell.step() {
         UNMATCHED if !cell.is_accepted() => Step::Unmatched,
         EXPECTED if !cell.is_accepted() => Step::Expected,
-        RECEIVED => Step::Received,
+        RECEIVED | STOPPED => Step::Received,
         RUNNING => Step::Running,
         RETURNED => Step::Returned,
         FAILED => Step::Failed,
@@ -285,8 +302,10 @@ pub(super) fn verdict(job: &Job, cell: Cell, part: Option<&Part>, reach: Option<
         UNMATCHED if !cell.is_accepted() => Verdict::Unmatched,
         EXPECTED if !cell.is_accepted() && said == Some(Said::Expired) => Verdict::Expired,
         _ if reach == Some(Reach::Down) => Verdict::Unreachable,
+        RECEIVED => Verdict::Running,
         _ if is_open => Verdict::Waiting,
-        RECEIVED => Verdict::Silent,
+        STOPPED => Verdict::Silent,
+        _ if cell.is_missed() => Verdict::NotReceived,
         _ if cell.is_accepted() => Verdict::Silent,
         _ if matches!(said, Some(Said::Refused | Said::Unusable)) => Verdict::NotReceived,
         // No ack was heard: that tells something only where it would have been heard.

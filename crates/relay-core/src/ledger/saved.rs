@@ -260,12 +260,14 @@ impl Ledger {
         stored.last_return_ms = stored.last_return_ms.max(fresh.last_return_ms);
         stored.is_dirty = true;
         self.insert(stored);
+        let mut times = Vec::new();
         if let Some((job, names)) = self.parts(&jid) {
             for (index, cell) in fresh.cells.iter() {
                 let site = from.site(index).map_or("", |site| from.site_name(site));
                 let number = names.number_site(site);
                 if let Some(own) = from.name(index).and_then(|name| names.intern(number, name)) {
-                    job.place(names, own, cell);
+                    let (at, _, _) = job.place(names, own, cell);
+                    times.extend(fresh.times.get(index).map(|at_ms| (at, at_ms)));
                 }
             }
             for part in &fresh.parts {
@@ -273,8 +275,17 @@ impl Ledger {
                 job.part_mut(number).add(part);
             }
         }
+        if let Some((job, _)) = self.parts(&jid) {
+            let earlier_ms = fresh.at_ms.saturating_sub(job.at_ms);
+            for (from_index, at_ms) in times {
+                job.times.note(from_index, at_ms + earlier_ms);
+            }
+        }
         if fresh.is_published && fresh.state == State::Open {
             self.prolong(&jid, fresh.at_ms);
+        }
+        if let Some(again_ms) = fresh.again_ms {
+            self.prolong(&jid, again_ms);
         }
         self.touched(&jid);
     }

@@ -11,6 +11,7 @@ use crate::{
 
 mod convergence;
 mod disk;
+mod receipts;
 mod sizes;
 
 /// When the jobs of these tests are published.
@@ -192,6 +193,7 @@ fn a_job_is_complete_when_all_have_returned() {
         returned: 5,
         failed: 0,
         missing: 1,
+        no_receipts: 1,
     };
     assert_eq!(figures, wanted);
     returned(&mut ledger, "b3 b3");
@@ -331,7 +333,7 @@ fn verdicts_say_what_is_known_and_no_more() {
     check_end(|ledger| ack(ledger, "s1", "a1"), "s1/a1 accepted silent");
     check_end(
         |ledger| drop(ledger.received("j", ["a1"], T)),
-        "s1/a1 received silent",
+        "s1/a1 received running",
     );
     check_end(|ledger| returned(ledger, "a1"), "s1/a1 returned returned");
     check_end(

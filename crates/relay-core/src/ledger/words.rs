@@ -44,11 +44,12 @@ pub enum Verdict {
     Failed,
     /// The job is open, and nothing speaks against a return.
     Waiting,
-    /// It said that it runs the job, and has not returned.
+    /// It took the job, or said that it runs it, and has not returned.
     Running,
-    /// It, or its lower master for it, took the job; it has not returned.
+    /// Its lower master published the job for it, and whether it took it nobody knows; or it took it, runs it no more, and has
+    /// not returned.
     Silent,
-    /// Its site was there and did not publish the job for it.
+    /// Its site was there and did not publish the job for it; or it gives receipts, and gave none.
     NotReceived,
     /// Its site did not publish the job, since it came too late.
     Expired,

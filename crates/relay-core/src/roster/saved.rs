@@ -10,6 +10,9 @@ use crate::{
 
 const VERSION: u64 = 1;
 
+/// A roster that says who gives receipts.
+const WITH_RECEIPTS: u64 = 2;
+
 /// Why saved bytes were not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RosterError {
@@ -170,6 +173,9 @@ impl Rosters {
             return Err(RosterError::Format);
         }
         self.names.replace_roster(number, &saved.members);
+        for index in saved.gives {
+            self.names.set_gives(index);
+        }
         let site = Site {
             number,
             run: saved.run.to_owned(),
@@ -192,12 +198,13 @@ struct Saved<'a> {
     digest: Digest,
     is_complete: bool,
     members: Vec<MinionIndex>,
+    gives: Vec<MinionIndex>,
 }
 
 fn to_bytes(name: &str, site: &Site, names: &Names) -> Vec<u8> {
     let mut writer = Writer::default();
     writer
-        .number(VERSION)
+        .number(WITH_RECEIPTS)
         .text(name)
         .number(names.table().into());
     writer
@@ -210,25 +217,35 @@ fn to_bytes(name: &str, site: &Site, names: &Names) -> Vec<u8> {
         .members(site.number)
         .filter(|index| names.is_live(*index))
     {
-        writer.number((index.0 - next).into());
+        let gives = u64::from(names.gives(index));
+        writer.number(u64::from(index.0 - next) << 1 | gives);
         next = index.0 + 1;
     }
     writer.finish()
 }
 
 fn read<'a>(reader: &mut Reader<'a>) -> Option<Saved<'a>> {
-    (reader.number()? == VERSION).then_some(())?;
+    let version = reader.number()?;
+    matches!(version, VERSION | WITH_RECEIPTS).then_some(())?;
     let name = reader.text()?;
     let table = reader.small()?;
     let run = reader.text()?;
     let announced = reader.number()?;
     let digest = Digest(reader.raw(8)?.try_into().ok()?);
     let is_complete = reader.number()? != 0;
-    let mut members = Vec::new();
+    let (mut members, mut gives) = (Vec::new(), Vec::new());
     let mut next = 0_u32;
     while !reader.is_empty() {
-        let index = next.checked_add(reader.small()?)?;
+        let step = reader.number()?;
+        let (step, does_give) = match version {
+            VERSION => (step, false),
+            _ => (step >> 1, step & 1 == 1),
+        };
+        let index = next.checked_add(u32::try_from(step).ok()?)?;
         members.push(MinionIndex(index));
+        if does_give {
+            gives.push(MinionIndex(index));
+        }
         next = index.checked_add(1)?;
     }
     Some(Saved {
@@ -239,5 +256,6 @@ fn read<'a>(reader: &mut Reader<'a>) -> Option<Saved<'a>> {
         digest,
         is_complete,
         members,
+        gives,
     })
 }
