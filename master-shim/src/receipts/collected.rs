@@ -11,10 +11,11 @@ use salt_wire::{
 use tokio::time::{Duration, Instant};
 
 /// The first receipt after a silence waits this long for others.
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = Duration::from_millis(2);
 
-/// Between two events to one MoM.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// Between two events to one MoM: half of it is what a receipt waits in a burst. While the MoM is busy the events lane puts several into
+/// one request.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Bytes of ids in one event: a quarter of what may go, since a jid comes along with each.
 const EVENT_BYTES: usize = 128 << 10;
