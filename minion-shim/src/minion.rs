@@ -35,6 +35,11 @@ const LOOK_MS: u64 = 5_000;
 /// Pause between looks at the minion's connection: one system call each.
 const CONNECTION_MS: u64 = 5_000;
 
+/// The same while it has none, doubled up to [`NO_CONNECTION_MAX_MS`]: such a look reads the host's table of connections.
+const NO_CONNECTION_MS: u64 = 500;
+
+const NO_CONNECTION_MAX_MS: u64 = 60_000;
+
 /// Pause between attempts to reach a bus whose sockets are there, doubled up to [`LOOK_MS`].
 const CONNECT_MS: u64 = 100;
 
@@ -73,6 +78,7 @@ pub(crate) struct Minion {
     unanswered: Vec<(u64, Happened)>,
     connection: Option<Connection>,
     next_connection: u64,
+    connection_pause: u64,
     next_connect: u64,
     connect_pause: u64,
     next_look: Option<u64>,
@@ -103,6 +109,7 @@ impl Minion {
             unanswered: Vec::new(),
             connection: None,
             next_connection: now,
+            connection_pause: NO_CONNECTION_MS,
             next_connect: now,
             connect_pause: CONNECT_MS,
             next_look: Some(now),
@@ -292,6 +299,9 @@ impl Minion {
         for (master, report) in &mut self.masters {
             if report.answered(request, good) {
                 debug!("master={master} took the report of minion={id}");
+                // The minion is connected now, if it was not before.
+                self.next_connection = now;
+                self.connection_pause = NO_CONNECTION_MS;
                 self.returns.master_is_there(now);
                 return;
             }
@@ -466,12 +476,19 @@ impl Minion {
             return;
         }
         let Some(process) = self.process else { return };
+        self.next_connection = now + self.connection_pause;
+        self.connection_pause = (self.connection_pause * 2).min(NO_CONNECTION_MAX_MS);
         let found = Connection::find(process.pid, self.place.publish_port);
-        if let Some(found) = found
-            && let Some(before) = self.connection.replace(found)
-        {
+        let Some(found) = found else { return };
+        self.next_connection = now + CONNECTION_MS;
+        self.connection_pause = NO_CONNECTION_MS;
+        debug!(
+            "knows the connection of minion={} to its master: {found:?}",
+            self.place.id
+        );
+        if self.connection.replace(found).is_some() {
             info!(
-                "minion={} has a new connection to its master; before: {before:?}",
+                "minion={} has a new connection to its master",
                 self.place.id
             );
             self.report(Happened::Reconnected, now);
