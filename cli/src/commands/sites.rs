@@ -6,7 +6,7 @@ use super::as_json;
 use crate::client::Client;
 use crate::field::Field;
 use crate::output::Output;
-use crate::paint::{Tone, clean, size, span};
+use crate::paint::{Tone, clean, millis, size, span};
 use crate::table::{Cell, Column, Table};
 
 /// A lag above this is worth a look: heart-beats come each half second.
@@ -115,7 +115,7 @@ fn delay(site: &Value) -> Cell {
     let of = |key| hop.part(key).as_u64();
     match (of("after_ms_median"), of("after_ms_p99")) {
         (Some(median), Some(p99)) if hop.count("received") > 0 => {
-            Cell::new(format!("{median}..{p99} ms"))
+            Cell::new(format!("{}, {}", millis(median), millis(p99)))
         }
         _ => Cell::toned("-", Tone::Faint),
     }

@@ -45,12 +45,12 @@ def begin(opts, ledger, user, tgt, fun, args, named):
         kept.save(state)
         kept.forget_oldest(lambda old: old["status"] in rollout.OVER)
         driver.tell(
-            "roll-out {}: {} on {} minions of {} sites, {}".format(
-                state["id"], fun, sum(map(len, plan)), len(sites), ", then ".join(str(len(minions)) for minions in plan)
+            "roll-out {}: {} on {} of {}, {}".format(
+                state["id"], fun, rollout.counted(sum(map(len, plan)), "minion"), rollout.counted(len(sites), "site"), ", then ".join(str(len(minions)) for minions in plan)
             )
         )
         for site, ids in sorted(state["left_out"].items()):
-            driver.tell("left out: {} of site {}, which is down".format(len(ids), site))
+            driver.tell("left out: {} of site {}, which is down".format(rollout.counted(len(ids), "minion"), site))
         return _driven(driver)
 
 

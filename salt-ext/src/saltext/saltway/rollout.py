@@ -51,8 +51,8 @@ class Driver:
             if self._is_passed(number):
                 return
         left = sum(len(ids) for ids in state["left_out"].values())
-        self._set("done", "{} were left out: see `left_out`".format(_counted(left, "minion")) if left or state["sites_unasked"] else "")
-        self.tell("{}: all {} done".format(state["id"], _counted(len(state["stages"]), "stage")))
+        self._set("done", "{} were left out: see `left_out`".format(counted(left, "minion")) if left or state["sites_unasked"] else "")
+        self.tell("{}: all {} done".format(state["id"], counted(len(state["stages"]), "stage")))
 
     def tell(self, line):
         """A line for whoever watches; standard output is the answer's."""
@@ -123,7 +123,7 @@ class Driver:
             self.kept.save(self.state)
         if not resumed or not job_cache.has(self.opts, stage["jid"]):
             publish(self.opts, self.state, [one for one, _ in stage["minions"]], "list", stage["jid"])
-        self.tell("{}: {}, job {}{}".format(self._name(number), _counted(len(stage["minions"]), "minion"), stage["jid"], ", resumed" if resumed else ""))
+        self.tell("{}: {}, job {}{}".format(self._name(number), counted(len(stage["minions"]), "minion"), stage["jid"], ", resumed" if resumed else ""))
         self._fire("stage", {"stage": number, "stages": len(self.state["stages"]), "jid": stage["jid"], "minions": len(stage["minions"])})
 
     # After it.
@@ -161,14 +161,14 @@ class Driver:
 
     def _is_passed(self, number):
         state = self.state
-        counted = [stage for stage in state["stages"][state["counted_from"] :] if stage.get("ended")]
-        bad = sum(stage["failed"] + stage["silent"] for stage in counted)
-        tried = sum(len(stage["minions"]) - stage["gone"] for stage in counted)
+        judged = [stage for stage in state["stages"][state["counted_from"] :] if stage.get("ended")]
+        bad = sum(stage["failed"] + stage["silent"] for stage in judged)
+        tried = sum(len(stage["minions"]) - stage["gone"] for stage in judged)
         if state["stopping"]:
             self._stop("stopped by hand")
             return True
         if stages.is_passed(stages.threshold(state["stop_after"]), bad, tried):
-            self._stop("{} of {} failed or are silent (stop_after={})".format(bad, _counted(tried, "minion"), state["stop_after"]))
+            self._stop("{} of {} failed or are silent (stop_after={})".format(bad, counted(tried, "minion"), state["stop_after"]))
             return True
         if state["pausing"] and number < len(state["stages"]):
             self.kept.want(state["id"], "pause")
@@ -179,7 +179,7 @@ class Driver:
         untouched = sum(len(stage["minions"]) for stage in self.state["stages"] if not stage.get("jid"))
         self.state["stopping"] = False
         self._set("stopped", reason)
-        self.tell("stopped: {}; {} untouched".format(reason, _counted(untouched, "minion")))
+        self.tell("stopped: {}; {} untouched".format(reason, counted(untouched, "minion")))
 
     def _patiently(self, ask):
         """What `ask` returns, as soon as the bridge answers and knows the job."""
@@ -250,5 +250,6 @@ def _asks():
         return False
 
 
-def _counted(count, noun):
+def counted(count, noun):
+    """`1 minion`, `2 minions`."""
     return "{} {}{}".format(count, noun, "" if count == 1 else "s")
