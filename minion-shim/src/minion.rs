@@ -33,13 +33,15 @@ use crate::watch::{Dir, Watches};
 /// A directory or socket that is not there is looked for this often, besides being waited for.
 const LOOK_MS: u64 = 5_000;
 
-/// Pause between looks at the minion's connection: one system call each.
-const CONNECTION_MS: u64 = 5_000;
+/// Pause between looks at the minion's connection: one system call each. A lower master waits three seconds for the report of a
+/// minion that connected anew before it sends what was missed.
+const CONNECTION_MS: u64 = 1_000;
 
-/// The same while it has none, doubled up to [`NO_CONNECTION_MAX_MS`]: such a look reads the host's table of connections.
-const NO_CONNECTION_MS: u64 = 500;
+/// More of it for each minion before this one, so that a thousand proxies cost as much as a hundred.
+const CONNECTION_MORE_MS: u64 = 10;
 
-const NO_CONNECTION_MAX_MS: u64 = 60_000;
+/// While there is no connection a look reads the host's table of connections: pauses for each millisecond that it took.
+const SEARCH_PAUSES: u64 = 1_000;
 
 /// Pause between attempts to reach a bus whose sockets are there, doubled up to [`LOOK_MS`].
 const CONNECT_MS: u64 = 100;
@@ -79,7 +81,6 @@ pub(crate) struct Minion {
     unanswered: Vec<(u64, Happened)>,
     connection: Option<Connection>,
     next_connection: u64,
-    connection_pause: u64,
     next_connect: u64,
     connect_pause: u64,
     next_look: Option<u64>,
@@ -110,7 +111,6 @@ impl Minion {
             unanswered: Vec::new(),
             connection: None,
             next_connection: now,
-            connection_pause: NO_CONNECTION_MS,
             next_connect: now,
             connect_pause: CONNECT_MS,
             next_look: Some(now),
@@ -262,17 +262,18 @@ impl Minion {
         if self.next_connection > now {
             return;
         }
-        self.next_connection = now + CONNECTION_MS;
+        let pause = CONNECTION_MS + CONNECTION_MORE_MS * self.number as u64;
+        self.next_connection = now + pause;
         if self.connection.as_ref().is_some_and(Connection::is_there) {
             return;
         }
         let Some(process) = self.process else { return };
-        self.next_connection = now + self.connection_pause;
-        self.connection_pause = (self.connection_pause * 2).min(NO_CONNECTION_MAX_MS);
         let found = Connection::find(process.pid, self.place.publish_port);
-        let Some(found) = found else { return };
-        self.next_connection = now + CONNECTION_MS;
-        self.connection_pause = NO_CONNECTION_MS;
+        let Some(found) = found else {
+            let took = self.shared.now().saturating_sub(now);
+            self.next_connection += SEARCH_PAUSES * took;
+            return;
+        };
         debug!(
             "knows the connection of minion={} to its master: {found:?}",
             self.place.id

@@ -4,7 +4,7 @@ use salt_wire::bus::{Field, Skimmed, Wanted};
 use salt_wire::ids::Jid;
 use salt_wire::saltway::Happened;
 
-use super::{MASTERS_MAX, Minion, NO_CONNECTION_MS};
+use super::{MASTERS_MAX, Minion};
 use crate::bus::{CMD, ERROR, JID, RET};
 use crate::frames::{ANSWER, OWN, REQUEST};
 use crate::log::{debug, info, warning};
@@ -95,7 +95,6 @@ impl Minion {
                 debug!("master={master} took the report of minion={id}");
                 // The minion is connected now, if it was not before.
                 self.next_connection = now;
-                self.connection_pause = NO_CONNECTION_MS;
                 self.returns.master_is_there(now);
                 return;
             }
