@@ -473,4 +473,6 @@ impl Redelivery {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

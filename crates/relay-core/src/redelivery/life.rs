@@ -122,24 +122,25 @@ impl Redelivery {
             return;
         };
         let jobs: Vec<JobNumber> = minion.silent.clone();
-        let mut found = false;
+        let (mut found, mut first_ms) = (false, u64::MAX);
         for job in jobs {
             let Some((of_job, cell, minion)) = self.book.look(job, number) else {
                 continue;
             };
-            let is_old = of_job.sent_ms(cell).saturating_add(SETTLE_MS) <= now_ms;
-            // While answers stream in, silence means nothing yet.
-            let streams = of_job.word_ms.saturating_add(SETTLE_BURST_MS) > now_ms
-                && self.config.waits_ms(of_job, cell, of_job.word_ms) > now_ms;
-            if is_old && !streams && minion.gives(of_job.asked_start_event) {
+            if minion.gives(of_job.asked_start_event) {
                 found = true;
+                let mut marked = cell;
+                marked.set(CONNECTION);
+                let due_ms = self.config.life_ms(of_job, marked, minion);
+                first_ms = first_ms.min(due_ms);
                 self.book.update(job, number, |cell| cell.set(CONNECTION));
             }
         }
         let Some(minion) = self.book.minion_mut(number).filter(|_| found) else {
             return;
         };
-        let due_ms = now_ms + SETTLE_MS;
+        // It subscribes only once it is connected.
+        let due_ms = first_ms.max(now_ms + SETTLE_MS);
         minion.life_ms = Some(minion.life_ms.map_or(due_ms, |life_ms| life_ms.min(due_ms)));
         let is_fresh = |at_ms: u64| at_ms.saturating_add(REPORT_FRESH_MS) > now_ms;
         if minion.has_shim && !minion.reported_ms.is_some_and(is_fresh) {
@@ -213,7 +214,8 @@ impl Redelivery {
             let is_old = |ms| of_job.at_ms.saturating_add(ms) <= now_ms;
             // The connection that it went by is closed.
             let is_gone = is_known && is_old(REPORT_MS);
-            if !is_known && (has_forgotten || cell.has(UNSAFE)) {
+            let was_unheard = cell.has(UNSAFE) && !minion.has_shim;
+            if was_unheard || (!is_known && (has_forgotten || cell.has(UNSAFE))) {
                 self.mark_unsafe(job, number);
             } else if minion.gives(of_job.asked_start_event) && is_old(SETTLE_MS) {
                 self.book.update(job, number, |cell| {
@@ -243,6 +245,23 @@ impl Redelivery {
             if is_older {
                 self.mark_unsafe(job, number);
             }
+        }
+    }
+
+    /// Nobody listened to the minions for a while. A start event is told once: what those without a shim are silent about
+    /// they may have taken. A shim tells again.
+    pub fn unheard(&mut self, now_ms: u64) {
+        self.advance(now_ms);
+        let silent: Vec<MinionNumber> = self.book.silent_minions().collect();
+        for number in silent {
+            let minion = self.book.minion(number).filter(|minion| !minion.has_shim);
+            for job in minion
+                .map(|minion| minion.silent.clone())
+                .unwrap_or_default()
+            {
+                self.mark_unsafe(job, number);
+            }
+            self.rearm(number);
         }
     }
 

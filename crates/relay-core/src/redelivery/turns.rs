@@ -10,10 +10,14 @@ use super::{
         AT_ONCE, CONNECTION, COUNTED, Cell, FRESH, Job, JobNumber, KEPT, LIFE, MISSED, Minion,
         MinionNumber, READY, UNSAFE,
     },
+    life::SETTLE_MS,
 };
 
 /// A copy that was just sent may be on its way.
 const GAP_MS: u64 = 1_000;
+
+/// Answers that come closer to each other than this are a stream.
+const STREAM_MS: u64 = 1_000;
 
 /// So many time-outs a silence lasts at most, whatever else is heard meanwhile.
 const TIMEOUTS_MAX: u64 = 6;
@@ -351,7 +355,7 @@ impl super::RedeliveryConfig {
     }
 
     /// The time-out after the last sending, or after a word that came since; that does not go on for ever.
-    pub(super) fn waits_ms(&self, job: &Job, cell: Cell, word_ms: u64) -> u64 {
+    fn waits_ms(&self, job: &Job, cell: Cell, word_ms: u64) -> u64 {
         let sent_ms = job.sent_ms(cell);
         let timeout_ms = self.receipt_timeout_ms;
         let latest_ms = sent_ms.saturating_add(timeout_ms.saturating_mul(TIMEOUTS_MAX));
@@ -362,12 +366,19 @@ impl super::RedeliveryConfig {
     }
 
     /// When a minion that shows that it hears is sent what it missed.
-    fn life_ms(&self, job: &Job, cell: Cell, minion: &Minion) -> u64 {
-        if cell.has(AT_ONCE) || cell.has(CONNECTION) {
-            return match cell.attempts {
-                0 => 0,
-                _ => job.sent_ms(cell).saturating_add(GAP_MS),
-            };
+    pub(super) fn life_ms(&self, job: &Job, cell: Cell, minion: &Minion) -> u64 {
+        if cell.attempts > 0 && (cell.has(AT_ONCE) || cell.has(CONNECTION)) {
+            return job.sent_ms(cell).saturating_add(GAP_MS);
+        }
+        if cell.has(AT_ONCE) {
+            return 0;
+        }
+        if cell.has(CONNECTION) {
+            // While answers stream in, silence means nothing yet.
+            let streams_ms = job.word_ms.saturating_add(STREAM_MS);
+            let latest_ms = self.waits_ms(job, cell, job.word_ms);
+            let young_ms = job.sent_ms(cell).saturating_add(SETTLE_MS);
+            return streams_ms.min(latest_ms).max(young_ms);
         }
         // A later job was heard: receipts of one minion overtake each other by seconds.
         match cell.attempts {
