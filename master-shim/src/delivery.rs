@@ -15,7 +15,10 @@
 use std::{sync::Arc, time::Duration};
 
 use daemon_kit::{CancellationToken, steady_millis};
-use relay_core::entry::{EntryId, Publication as Entry};
+use relay_core::{
+    entry::{EntryId, Publication as Entry},
+    redelivery::Policy,
+};
 use salt_link::salt_config::MasterId;
 use salt_wire::{ids::MinionId, publication::PublicationLoad, saltway::NotPublished};
 use tokio::sync::mpsc;
@@ -302,7 +305,12 @@ impl DeliveryTask {
     /// it targeted, and returns may have passed unheard.
     async fn recover(&mut self, job: &Job) {
         let minions = self.parts.publisher.job_cache.minions(job.load.jid()).await;
-        self.announce(job).await;
+        // Receipts have passed unheard, too: it is not sent again by itself.
+        let follow = Follow {
+            policy: Policy::Never,
+            ..self.follow(job)
+        };
+        self.announce_as(job, follow).await;
         self.published(job, minions, Vec::new()).await;
         self.records.flush().await;
         self.tell(Message::Recovered).await;
@@ -381,11 +389,15 @@ impl DeliveryTask {
 
     /// From now on the lower master's bus may tell of the job.
     async fn announce(&self, job: &Job) {
+        self.announce_as(job, self.follow(job)).await;
+    }
+
+    async fn announce_as(&self, job: &Job, follow: Follow) {
         self.tell(Message::Publishing {
             jid: job.load.jid().clone(),
             upstream: self.parts.upstream,
             hides_start: job.hides_start,
-            follow: Box::new(self.follow(job)),
+            follow: Box::new(follow),
         })
         .await;
     }

@@ -230,6 +230,11 @@ impl Receipts {
         self.decisions.sign_of_life(minion, now_ms);
     }
 
+    /// Nobody has listened to the lower master's bus for a while.
+    pub(crate) fn unheard(&mut self, now_ms: u64) {
+        self.decisions.unheard(now_ms);
+    }
+
     /// Somebody has connected to the publish port.
     pub(crate) fn connection_opened(&mut self, now_ms: u64) {
         self.decisions.connection_opened(now_ms);

@@ -196,6 +196,9 @@ impl SiteTask {
                 Input::Found(found) => {
                     if self.catch_up.is_new(&found.ret) {
                         self.parts.telemetry.return_fetched(&found.ret);
+                        let event = &found.ret.event;
+                        let now_ms = steady_millis();
+                        self.parts.receipts.returned(&event.id, &event.jid, now_ms);
                         self.send_return(*found.ret, Some(found.upstream)).await;
                     }
                 }

@@ -24,6 +24,9 @@ impl SiteTask {
                 let first = !std::mem::replace(&mut self.connected_before, true);
                 self.parts.master.bus_connected(first);
                 self.parts.roster.look_again();
+                if !first {
+                    self.parts.receipts.unheard(steady_millis());
+                }
                 self.fetch_missing();
                 self.parts.telemetry.event_bus_connected();
             }

@@ -93,7 +93,10 @@ impl Telemetry {
             .lease
             .with_label_values(&[&self.counters.site])
             .set(1);
-        info!(fence, "this shim is the active one of its site");
+        info!(
+            fence,
+            "this shim is the active one of its site; what another one published is not sent again by itself"
+        );
     }
 
     pub(crate) fn lease_waits(&self, fence: u64) {
