@@ -38,13 +38,15 @@ static: ## saltway-minion-shim as one static file, in target/static
 	@scripts/build-static
 
 bench: ## latency, throughput, memory and the ledger, beside the site's own master, salt-syndic and redis-benchmark (about 20 minutes)
-	@scripts/setup system 3006 3008
+	@scripts/setup system 3006 3008 static
 	@cargo build --release --workspace --bins
+	@scripts/build-static
 	@target/release/latency --salt 3008
 	@target/release/latency --salt 3006
 	@target/release/throughput
 	@target/release/rss
 	@target/release/ledger
+	@target/release/minion_shim
 	@target/release/silence --salt 3008
 
 faults: ## what each fault costs, through Saltway and through salt-syndic (an hour; ARGS="--list", "--case NAME", "--relay saltway|syndic", "--json")

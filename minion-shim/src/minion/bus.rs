@@ -65,14 +65,13 @@ impl Minion {
     /// The framing is known: events can be sent.
     pub(super) fn join(&mut self, now: u64) {
         let Some(bus) = &mut self.bus else { return };
-        let framing = bus.probe.known();
-        let tried = framing != self.framing || bus.inbox.is_none();
-        self.framing = framing;
+        self.framing = bus.probe.known();
         self.connect_pause = CONNECT_MS;
         // The last attempt may have been in the other framing, and its connection is spoilt then.
-        if tried && let Ok(inbox) = Inbox::connect(&self.place.inbox) {
-            bus.inbox = Some(inbox);
-        }
+        bus.inbox = match Inbox::connect(&self.place.inbox) {
+            Ok(inbox) => Some(inbox),
+            Err(err) => return self.leave(&err.into(), now),
+        };
         let process = bus.process;
         info!("joined the event bus of minion={}", self.place.id);
         let began_after_us = process.is_some_and(|process| process.began_ms() > self.shared.began);
@@ -82,6 +81,10 @@ impl Minion {
             (_, _) => Some(Happened::Started),
         };
         self.greeted = true;
+        if process != self.process {
+            // Where the bus broke off its process may still have been there, dying. What is undelivered is in the report.
+            self.returns.minion_ended(now);
+        }
         self.process = process;
         if what.is_some() {
             self.connection = None;
