@@ -27,6 +27,8 @@ struct Standin {
     sockets: [PathBuf; 2],
     /// How it reads and writes.
     framings: (Framing, Framing),
+    /// How long it takes to read from a new connection, as one that is starting.
+    slow: Duration,
     heard: Heard,
     listeners: Listeners,
 }
@@ -46,6 +48,7 @@ impl Standin {
             sockets: [socket("pub"), socket("pull")],
             dir,
             framings,
+            slow: Duration::ZERO,
             heard: Heard::default(),
             listeners: Listeners::default(),
         }
@@ -67,11 +70,14 @@ impl Standin {
                 listeners.lock().unwrap().push(stream.unwrap());
             }
         });
-        let listeners = Arc::clone(&self.listeners);
+        let (listeners, slow) = (Arc::clone(&self.listeners), self.slow);
         thread::spawn(move || {
             for stream in inbox.incoming() {
                 let (listeners, heard) = (Arc::clone(&listeners), Arc::clone(&heard));
-                thread::spawn(move || serve(stream.unwrap(), framings, &listeners, &heard));
+                thread::spawn(move || {
+                    thread::sleep(slow);
+                    serve(stream.unwrap(), framings, &listeners, &heard);
+                });
             }
         });
     }
@@ -312,4 +318,20 @@ fn a_return_that_was_not_taken_is_sent_again_when_the_master_answers() {
         let data = load.get("data");
         data.and_then(|data| data.get_str("what")) == Some("undelivered")
     });
+}
+
+#[test]
+fn a_minion_that_echoes_late_is_spoken_to_by_a_connection_that_is_not_spoilt() {
+    let workspace = Workspace::new().unwrap();
+    let mut minion = Standin::new(workspace.path(), WEB1.0, WEB1.1, (LENGTH, LENGTH));
+    minion.open();
+    let config = minion.dir.join("minion");
+    let mut shim = MinionShim::start(&workspace, "shim", &[&config]).unwrap();
+    shim.joined("web1").unwrap();
+    minion.close();
+    // Longer than one attempt, shorter than two: the echo of the first comes while the second, in the wrong framing, is open.
+    minion.slow = Duration::from_millis(400);
+    minion.open();
+    minion.take(&jid(1));
+    minion.wait_for_receipt(&jid(1));
 }
