@@ -80,6 +80,8 @@ pub(crate) struct Minion {
     greeted: bool,
     unanswered: Vec<(u64, Happened)>,
     connection: Option<Connection>,
+    /// It had a connection to its master and has none now.
+    cut: bool,
     next_connection: u64,
     next_connect: u64,
     connect_pause: u64,
@@ -110,6 +112,7 @@ impl Minion {
             greeted: false,
             unanswered: Vec::new(),
             connection: None,
+            cut: false,
             next_connection: now,
             next_connect: now,
             connect_pause: CONNECT_MS,
@@ -136,7 +139,9 @@ impl Minion {
                     due.push(self.jobs.next_due());
                     due.push(self.returns.next_due());
                     due.push(self.unanswered.first().map(|(due, _)| *due));
-                    due.extend(self.masters.iter().map(|(_, report)| report.next_due()));
+                    if !self.cut {
+                        due.extend(self.masters.iter().map(|(_, report)| report.next_due()));
+                    }
                 }
                 if bus.inbox.as_ref().is_some_and(Inbox::waits) {
                     due.push(Some(self.shared.now() + FLUSH_MS));
@@ -272,8 +277,10 @@ impl Minion {
         let Some(found) = found else {
             let took = self.shared.now().saturating_sub(now);
             self.next_connection += SEARCH_PAUSES * took;
+            self.cut = self.connection.is_some();
             return;
         };
+        self.cut = false;
         debug!(
             "knows the connection of minion={} to its master: {found:?}",
             self.place.id

@@ -179,14 +179,14 @@ impl Returns {
         Some(Answered::Undelivered(jid))
     }
 
-    /// The minion's process ended: nobody waits for these answers any more. True when there were any.
-    pub(crate) fn minion_ended(&mut self, now: u64) -> bool {
+    /// The minion's process ended: nobody waits for these answers any more. The jobs of those given up.
+    pub(crate) fn minion_ended(&mut self, now: u64) -> Vec<Jid> {
         self.again = None;
         self.lost(|_| true, now)
     }
 
-    /// Gives up what was not answered in time, true when there was any, and forgets what is old.
-    pub(crate) fn tick(&mut self, now: u64) -> bool {
+    /// Gives up what was not answered in time, and forgets what is old. The jobs of those given up.
+    pub(crate) fn tick(&mut self, now: u64) -> Vec<Jid> {
         if self.again.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.again = None;
             self.wait(now);
@@ -229,6 +229,13 @@ impl Returns {
         })
     }
 
+    /// The minion is not connected: later.
+    pub(crate) fn postpone(&mut self, now: u64) {
+        if self.next_again(now).is_some() {
+            self.wait(now);
+        }
+    }
+
     /// It was sent as this request.
     pub(crate) fn sent_again(&mut self, request: String, now: u64) {
         self.again = Some((request, now + ANSWER_MS));
@@ -260,13 +267,14 @@ impl Returns {
         Some(Answered::Delivered(first.jid))
     }
 
-    fn lost(&mut self, which: impl Fn(&OnWay) -> bool, now: u64) -> bool {
-        let (lost, on_way) = self.on_way.drain(..).partition(which);
+    fn lost(&mut self, which: impl Fn(&OnWay) -> bool, now: u64) -> Vec<Jid> {
+        let (lost, on_way): (VecDeque<OnWay>, VecDeque<OnWay>) =
+            self.on_way.drain(..).partition(which);
         self.on_way = on_way;
-        let any = !lost.is_empty();
+        let jids = lost.iter().map(|on_way| on_way.jid.clone()).collect();
         lost.into_iter()
             .for_each(|on_way| self.give_up(on_way, now));
-        any
+        jids
     }
 
     fn give_up(&mut self, on_way: OnWay, now: u64) {

@@ -83,11 +83,13 @@ impl Minion {
         self.greeted = true;
         if process != self.process {
             // Where the bus broke off its process may still have been there, dying. What is undelivered is in the report.
-            self.returns.minion_ended(now);
+            let lost = self.returns.minion_ended(now);
+            self.undelivered(&lost, now);
         }
         self.process = process;
         if what.is_some() {
             self.connection = None;
+            self.cut = false;
         }
         self.next_connection = now;
         for (_, report) in &mut self.masters {
@@ -104,8 +106,9 @@ impl Minion {
         self.next_connect = now + self.connect_pause;
         self.connect_pause = (self.connect_pause * 2).min(LOOK_MS);
         let lives = process.is_some_and(|process| Process::of(process.pid) == Some(process));
-        if !lives && self.returns.minion_ended(now) {
-            self.report(Happened::Undelivered, now);
+        if !lives {
+            let lost = self.returns.minion_ended(now);
+            self.undelivered(&lost, now);
         }
     }
 

@@ -7,7 +7,7 @@ use salt_wire::saltway::Happened;
 use super::{MASTERS_MAX, Minion};
 use crate::bus::{CMD, ERROR, JID, RET};
 use crate::frames::{ANSWER, OWN, REQUEST};
-use crate::log::{debug, info, warning};
+use crate::log::{debug, info};
 use crate::probe::Probe;
 use crate::report::Report;
 use crate::returns::{Answered, Room};
@@ -108,12 +108,7 @@ impl Minion {
                 }
                 self.jobs.returned(&jid);
             }
-            Some(Answered::Undelivered(jid)) => {
-                warning!(
-                    "the master did not take the return of jid={jid} minion={id}; it is sent again"
-                );
-                self.report(Happened::Undelivered, now);
-            }
+            Some(Answered::Undelivered(jid)) => self.undelivered(&[jid], now),
             Some(Answered::StillUndelivered) => {
                 debug!("the master still takes no returns minion={id}")
             }

@@ -19,6 +19,19 @@ impl Minion {
         }
     }
 
+    /// Masters did not take the returns of these jobs.
+    pub(super) fn undelivered(&mut self, jids: &[Jid], now: u64) {
+        let id = &self.place.id;
+        for jid in jids {
+            warning!(
+                "the master did not take the return of jid={jid} minion={id}; it is sent again"
+            );
+        }
+        if !jids.is_empty() {
+            self.report(Happened::Undelivered, now);
+        }
+    }
+
     pub(super) fn send_receipt(&mut self, now: u64) -> Result<(), BusError> {
         if self.jobs.next_due().is_none_or(|due| due > now) {
             return Ok(());
@@ -53,7 +66,9 @@ impl Minion {
                 self.fire(state)?;
             }
         }
-        for at in 0..self.masters.len() {
+        // A minion that is not connected would only log an error for each attempt.
+        let masters = if self.cut { 0 } else { self.masters.len() };
+        for at in 0..masters {
             let request = self.request_id();
             let Some((master, report)) = self.masters.get_mut(at) else {
                 continue;
@@ -71,8 +86,10 @@ impl Minion {
     }
 
     pub(super) fn send_returns(&mut self, now: u64) -> Result<(), BusError> {
-        if self.returns.tick(now) {
-            self.report(Happened::Undelivered, now);
+        let lost = self.returns.tick(now);
+        self.undelivered(&lost, now);
+        if self.cut {
+            self.returns.postpone(now);
         }
         let Some(again) = self.returns.next_again(now) else {
             return Ok(());

@@ -67,9 +67,11 @@ fn silence_and_the_end_of_the_minion_are_no_delivery() {
     let mut returns = Returns::new(Room::default());
     send(&mut returns, 1, 10, 0);
     send(&mut returns, 2, 10, 1000);
-    assert!(!returns.tick(ANSWER_MS - 1) && returns.tick(ANSWER_MS));
+    assert_eq!(returns.tick(ANSWER_MS - 1), []);
+    assert_eq!(returns.tick(ANSWER_MS), [jid(1)]);
     assert_eq!(returns.undelivered(), [jid(1)]);
-    assert!(returns.minion_ended(ANSWER_MS) && !returns.minion_ended(ANSWER_MS));
+    assert_eq!(returns.minion_ended(ANSWER_MS), [jid(2)]);
+    assert_eq!(returns.minion_ended(ANSWER_MS), []);
     assert_eq!(returns.undelivered(), [jid(1), jid(2)]);
     // An attempt without an answer counts as a failed one.
     let now = 2 * ANSWER_MS;
