@@ -138,6 +138,7 @@ impl Receipts {
             },
         };
         self.decisions.published(sent, minions);
+        self.tally.published();
     }
 
     /// The lower master has answered that it published the job to these minions; the bus has told before, or has not.
@@ -339,7 +340,7 @@ impl Receipts {
         let waiting =
             (!self.due.is_empty() && self.sending.is_empty()).then(|| self.retry_at.unwrap_or(now));
         let up = self.up.iter().filter_map(Collected::due_at).min();
-        [decisions, waiting, up, self.tally.next(&self.loads)]
+        [decisions, waiting, up, self.tally.next()]
             .into_iter()
             .flatten()
             .min()

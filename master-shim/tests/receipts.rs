@@ -433,3 +433,67 @@ fn real_job_by_hand_goes_to_those_that_had_it_and_gave_no_receipt() {
     load.set("saltway_redelivery", true);
     publish_load(&relay, load);
 }
+
+#[test]
+fn real_what_may_have_been_taken_while_nobody_listened_is_not_sent_again() {
+    let relay = relay("receipts: {receipt_timeout: 4s}\n");
+    let lower = &relay.site(0).expect("a site").lower;
+    let known = publish(&relay, 1);
+    fire_start_event(&relay, &known, "a1");
+    fire_receipt(&relay, "a2", &[&known]);
+    await_receipts(&relay, &[(&known, "a1"), (&known, "a2")]);
+    let second = publish(&relay, 2);
+    // What a master took in its last two seconds goes again when it comes back, to all: that is another rule.
+    std::thread::sleep(Duration::from_millis(2_500));
+    // a1's start event and a2's receipt are fired into a bus that nobody hears; a shim would tell a2's again.
+    lower.bus.disconnect();
+    lower.bus.await_listener(SOON).expect("the shim is back");
+    let loads = lower.publisher.await_loads(1, SOON).expect("again");
+    assert_eq!(loads[0].get_str("jid"), Some(&*second));
+    assert_eq!(names(&loads[0]), ["a2"]);
+    let held_back = || {
+        let labels = [("outcome", "held_back")];
+        metric(&relay, "saltway_redeliveries_total", &labels)
+    };
+    await_that("a1 to be held back", SOON, || match held_back() {
+        1.0 => Ok(()),
+        other => Err(other),
+    });
+    // It starts anew: what it took may have been what ended it.
+    let tag = "salt/minion/a1/start";
+    fire(&relay, tag, &minion_event(tag, "a1", Value::Nil));
+    std::thread::sleep(SILENCE);
+    let again = lower.publisher.loads();
+    let for_a1 = again
+        .iter()
+        .any(|load| names(load).contains(&"a1".to_owned()));
+    assert!(!for_a1, "{again:?}");
+}
+
+#[test]
+fn real_shim_that_begins_anew_sends_nothing_again_that_an_earlier_one_published() {
+    let mut relay = relay(QUICK);
+    let known = publish(&relay, 1);
+    fire_receipt(&relay, "a1", &[&known]);
+    await_receipts(&relay, &[(&known, "a1")]);
+    let second = publish(&relay, 2);
+    let site = relay.sites.first_mut().expect("a site");
+    site.shim.kill();
+    site.shim.start().expect("started again");
+    site.shim.ready().expect("ready");
+    site.lower.bus.await_listener(SOON).expect("the shim");
+    // a1 is known to give receipts again, and was silent about the second one.
+    let third = publish(&relay, 3);
+    fire_receipt(&relay, "a1", &[&third]);
+    let fourth = publish(&relay, 4);
+    let lower = &relay.site(0).expect("a site").lower;
+    let loads = lower.publisher.await_loads(1, SOON).expect("again");
+    std::thread::sleep(SILENCE);
+    assert_eq!(loads[0].get_str("jid"), Some(&*fourth));
+    let again = lower.publisher.loads();
+    let jids: Vec<&str> = again
+        .iter()
+        .filter_map(|load| load.get_str("jid"))
+        .collect();
+    assert!(!jids.contains(&&*second), "{jids:?}");
+}

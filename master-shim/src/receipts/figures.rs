@@ -6,7 +6,6 @@ use relay_core::redelivery::{Figures, Redelivery};
 use salt_wire::saltway::LastHop;
 use tokio::time::{Duration, Instant};
 
-use super::loads::Loads;
 use crate::telemetry::Telemetry;
 
 /// How often the figures are looked at while jobs are followed; statuses go up each 5 s.
@@ -39,6 +38,8 @@ impl LastHopFigures {
 pub(super) struct Tally {
     told: Figures,
     at: Instant,
+    /// A job was published since.
+    is_stale: bool,
     last_hop: LastHopFigures,
 }
 
@@ -47,13 +48,19 @@ impl Tally {
         Self {
             told: Figures::default(),
             at: Instant::now(),
+            is_stale: false,
             last_hop,
         }
     }
 
+    /// A job was published.
+    pub(super) fn published(&mut self) {
+        self.is_stale = true;
+    }
+
     /// When to look: only while there is something to look at.
-    pub(super) fn next(&self, loads: &Loads) -> Option<Instant> {
-        (!loads.is_empty() || self.told.silent > 0 || self.told.jobs > 0).then_some(self.at)
+    pub(super) fn next(&self) -> Option<Instant> {
+        (self.is_stale || self.told.jobs > 0).then_some(self.at)
     }
 
     /// Looks, if it is time.
@@ -63,6 +70,7 @@ impl Tally {
             return;
         }
         self.at = now + INTERVAL;
+        self.is_stale = false;
         let figures = decisions.figures();
         let before = std::mem::replace(&mut self.told, figures);
         let dropped = |figures: &Figures| {

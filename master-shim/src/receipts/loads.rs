@@ -152,10 +152,6 @@ impl Loads {
             self.remove(&oldest);
         }
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_jid.is_empty()
-    }
 }
 
 /// The same job for these minions alone, as the lower master itself would publish it.
@@ -220,7 +216,7 @@ mod tests {
         assert!(loads.insert(&jid(2), follow(&jid(2), third, 1)).is_empty());
         assert!(loads.get(&jid(1)).is_some() && loads.get(&jid(0)).is_none());
         loads.expire(1);
-        assert!(loads.is_empty());
+        assert!(loads.by_jid.is_empty());
         assert_eq!((loads.bytes, loads.order.len(), loads.sendable), (0, 0, 0));
     }
 
