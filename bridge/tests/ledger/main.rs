@@ -5,4 +5,5 @@ mod audit;
 mod bridges;
 mod jobs;
 mod load;
+mod receipts;
 mod stage;

@@ -141,6 +141,7 @@ fn only_what_the_ledger_needs_is_taken_from_the_bus() {
         "salt/job/1/start/a1",
         "syndic/site1/1",
         "saltway/site/site1/status",
+        "saltway/job/1/redeliver",
     ] {
         assert!(is_wanted(tag), "{tag}");
     }
@@ -156,6 +157,26 @@ fn only_what_the_ledger_needs_is_taken_from_the_bus() {
     ] {
         assert!(!is_wanted(tag), "{tag}");
     }
+}
+
+#[test]
+fn what_an_operator_had_sent_again_names_its_own_job() {
+    let said = |fields: &[(&str, Value)]| {
+        let mut data = Value::map([("v", Value::Int(1)), ("jid", JID.into())]);
+        data.set("minions", Value::array(["a1", "../x"]));
+        for (key, value) in fields {
+            data.set(key, value.clone());
+        }
+        told("saltway/job/JID/redeliver", &data)
+    };
+    let told = said(&[("user", "alice".into())]);
+    assert!(
+        told.contains(r#"["a1"]"#) && told.contains("alice"),
+        "{told}"
+    );
+    let refused = r#"Malformed("redeliver")"#;
+    assert_eq!(said(&[("jid", "another".into())]), refused);
+    assert_eq!(said(&[("v", Value::Int(2))]), refused);
 }
 
 #[test]
