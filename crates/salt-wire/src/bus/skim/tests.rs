@@ -97,6 +97,7 @@ proptest! {
 fn a_large_event_is_read_without_being_kept() {
     let large = Value::map([
         ("return", Value::from(vec![0_u8; 3 << 20])),
+        ("cmd", Value::from("x".repeat(FIELD_BYTES_MAX + 1))),
         ("jid", Value::from("20261121000000000000")),
     ]);
     for framing in [Framing::LengthPrefix, Framing::Streaming] {
@@ -111,6 +112,7 @@ fn a_large_event_is_read_without_being_kept() {
             assert!(skimmer.copy.is_none() && skimmer.tag.len() < 16);
         }
         assert_eq!(found[0].text(0), Some("20261121000000000000"));
+        assert_eq!(found[0].fields[2], Some(Field::Other));
         assert!(found[0].copy.is_none() && found[0].data_bytes > 3 << 20);
     }
 }
