@@ -46,7 +46,7 @@ fn real_a_job_is_followed_from_its_publication_to_its_end() {
     );
     assert_eq!((&seen["expected"], &seen["failed"]), (&5.into(), &1.into()));
     let expected = [
-        "a1 waiting",
+        "a1 running",
         "a2 returned",
         "b1 failed",
         "b2 waiting",
