@@ -39,7 +39,9 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    let program = arguments.program.canonicalize();
+    arguments.program = program.context("the static program is not there; run `make static`")?;
     for version in [SaltVersion::V3006, SaltVersion::V3008] {
         measure(version, &arguments).with_context(|| format!("beside a minion of {version}"))?;
     }
