@@ -25,15 +25,18 @@ use std::{
 };
 
 mod book;
+mod by_hand;
 mod early;
 mod figures;
 mod life;
 mod pace;
+mod receipts;
+mod rules;
 mod turns;
 
 pub use self::figures::{Dropped, Figures};
 use self::{
-    book::{Book, COUNTED, Cell, Job, JobNumber, MinionNumber},
+    book::{Book, COUNTED, Job, JobNumber, MinionNumber},
     early::Early,
     figures::Delays,
     pace::Pace,
@@ -262,144 +265,6 @@ impl Redelivery {
             Source::StartEvent => minion.has_start_events = true,
         }
         is_new
-    }
-
-    /// A minion told that it took a job: by its shim's receipt or by a start event. Call [`Self::gives_receipts`], too.
-    pub fn received(&mut self, minion: &str, jid: &str, now_ms: u64) -> Receipt {
-        self.advance(now_ms);
-        self.take_receipt(minion, jid, true)
-    }
-
-    fn take_receipt(&mut self, minion: &str, jid: &str, shows_life: bool) -> Receipt {
-        let numbers = self.book.number(jid).zip(self.book.minion_number(minion));
-        let Some((job, number)) = numbers else {
-            return self.keep_early(minion, jid);
-        };
-        let Some((of_job, cell, _)) = self.book.look(job, number) else {
-            let is_done = |job: &Job| job.done.contains(&number) || job.is_closed;
-            return match self.book.jobs.get(&job).is_some_and(is_done) {
-                true => Receipt::Again,
-                false => self.keep_early(minion, jid),
-            };
-        };
-        let first_ms = if cell.attempts == 0 {
-            of_job.sent_ms(cell)
-        } else {
-            of_job.at_ms
-        };
-        let after_ms = self.now_ms.saturating_sub(first_ms);
-        self.delays.add(after_ms);
-        self.figures.expected += u64::from(!cell.has(COUNTED));
-        self.figures.received += 1;
-        self.finish(job, number, cell, shows_life);
-        Receipt::First { after_ms }
-    }
-
-    fn keep_early(&mut self, minion: &str, jid: &str) -> Receipt {
-        if self.early.keep(jid, minion, self.config.early_max) {
-            Receipt::Unknown
-        } else {
-            Receipt::Again
-        }
-    }
-
-    /// A minion returned.
-    pub fn returned(&mut self, minion: &str, jid: &str, now_ms: u64) {
-        self.advance(now_ms);
-        let numbers = self.book.number(jid).zip(self.book.minion_number(minion));
-        let Some((job, number)) = numbers else {
-            self.keep_early(minion, jid);
-            return;
-        };
-        match self.book.look(job, number) {
-            Some((_, cell, _)) => {
-                self.figures.received += u64::from(cell.has(COUNTED));
-                self.finish(job, number, cell, true);
-            }
-            None => {
-                self.book.done(job, number);
-                self.book.bound_heard(self.config.cells_max);
-            }
-        }
-    }
-
-    /// A minion has the job.
-    fn finish(&mut self, job: JobNumber, number: MinionNumber, cell: Cell, shows_life: bool) {
-        let again_ms = self.book.jobs.get(&job).map(|job| job.sent_ms(cell));
-        let again_ms = again_ms.filter(|_| cell.attempts > 0);
-        if let Some(job) = self.book.jobs.get_mut(&job) {
-            job.word_ms = self.now_ms;
-        }
-        self.book.done(job, number);
-        self.book.bound_heard(self.config.cells_max);
-        self.forget_if_heard(job);
-        if shows_life {
-            self.heard(number, job, again_ms);
-        } else {
-            self.rearm(number);
-        }
-    }
-
-    /// Every minion has it: its load is not needed any more.
-    fn forget_if_heard(&mut self, number: JobNumber) {
-        let job = self.book.jobs.get(&number);
-        if let Some(job) = job.filter(|job| job.cells.is_empty() && job.policy == Policy::Safe) {
-            self.forgotten.push(job.jid.to_string());
-        }
-    }
-
-    /// An operator wants these minions to have the job again: those that may be sent it, in the same order. Only the
-    /// ones that are known to have it are left out. The caller sends it; the job lives on until `expires_ms`.
-    pub fn by_hand<'a>(
-        &mut self,
-        jid: &str,
-        minions: &[&'a str],
-        now_ms: u64,
-        expires_ms: u64,
-    ) -> Vec<&'a str> {
-        let sent = Sent {
-            jid,
-            // What is not known of it cannot be safe.
-            policy: Policy::Never,
-            asked_start_event: false,
-            now_ms,
-            expires_ms,
-        };
-        self.advance(now_ms);
-        let known = self.book.number(jid);
-        let number = known.unwrap_or_else(|| self.book.add_job(Job::new(&sent)));
-        if let Some(job) = self.book.jobs.get_mut(&number) {
-            job.expires_ms = job.expires_ms.max(expires_ms);
-        }
-        self.expiries.insert((expires_ms, number));
-        let mut going = Vec::new();
-        for name in minions {
-            if self.may_be_sent_by_hand(number, jid, name) {
-                going.push(*name);
-            }
-        }
-        self.make_room();
-        going
-    }
-
-    fn may_be_sent_by_hand(&mut self, number: JobNumber, jid: &str, name: &str) -> bool {
-        let is_early = |early: &HashSet<Box<str>>| early.contains(name);
-        if self.early.of(jid).is_some_and(is_early) {
-            return false;
-        }
-        let Some(minion) = self.book.number_minion(name, self.config.minions_max) else {
-            return true;
-        };
-        let is_done = |job: &Job| job.done.contains(&minion);
-        if self.book.jobs.get(&number).is_some_and(is_done) {
-            return false;
-        }
-        if self.book.add_cell(number, minion, self.now_ms) == Some(true) {
-            self.figures.expected += 1;
-        }
-        self.note_sent(number, minion);
-        self.rearm(minion);
-        true
     }
 
     /// Jobs that will not be sent again since the last call: their loads may be dropped. A further part of such a job
