@@ -54,7 +54,7 @@ const RECEIPT_INTERVAL: (Duration, Duration) =
 /// What a master takes while nothing is known.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(10);
 /// A master under load takes its time.
-const REQUEST_WITHIN: Duration = Duration::from_secs(120);
+const REQUEST_WITHIN: Duration = Duration::from_secs(600);
 /// Requests under way at once; each minion of Salt has a socket of its own, but a master has a few workers.
 const REQUEST_SOCKETS: usize = 64;
 /// What the ears have heard and the site has not taken; a full channel makes the ears wait.

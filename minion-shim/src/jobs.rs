@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! take ──► Running ──proc file gone──► Finished ──its return is sent──► Returning ──the master took it──► Returned
-//!             └─────────────receipt after 20 ms; none is due for what was returned until then─────────────┘
+//!             └──────────receipt after 20 ms or more; none is due for what was returned until then──────┘
 //! ```
+//! - A return that is on its way is a receipt: another message to a master that is busy with returns would only come behind it.
+//! - The pace of receipts is that of the master's answers to returns: at least [`FIRST_MS`] after the take and [`PACE_MS`] apart,
+//!   on a busy master up to half a second and nearly one.
 //! - A receipt is an event without an answer: each one repeats the newest jobs that are not returned yet.
 //! - At most [`JOBS_MAX`] jobs of [`KEPT_MS`] are remembered, the newest; who dropped one says since when the list is whole.
-//! - Over time at most one receipt per [`PACE_MS`] is sent, after a quiet time up to [`SAVED`] at once.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::RangeInclusive};
 
 use salt_wire::ids::Jid;
 use salt_wire::saltway::JIDS_MAX;
@@ -19,17 +21,23 @@ pub(crate) const JOBS_MAX: usize = JIDS_MAX;
 /// How long a job is remembered. Redelivery looks back as far as a job lives, minutes.
 const KEPT_MS: u64 = 30 * 60 * 1000;
 
-/// A return often follows at once, and is a receipt itself.
-const FIRST_MS: u64 = 20;
+/// From a take to its receipt, at least and at most; between them it is what the master takes for a return. A return often
+/// follows at once, and is a receipt itself.
+const FIRST_MS: RangeInclusive<u64> = 20..=500;
 
-/// How long a finished job's return may be on its way before the receipt goes out.
-const RETURN_MS: u64 = 500;
+/// Between two receipts, at least and at most; between them it is four times what the master takes for a return. With less, jobs in
+/// bursts cost a master half as many receipts as returns (`benches/src/bin/receipts.rs`). A job of a second has its
+/// receipt before its return.
+const PACE_MS: RangeInclusive<u64> = 50..=900;
 
-/// Time between receipts when jobs come without an end: four requests a second to the master.
-const PACE_MS: u64 = 250;
+/// What a master takes while nothing is known of it.
+const ANSWERS_MS: u64 = 10;
 
-/// Receipts that may go out at once after a quiet second, so that a few jobs in a row need not wait for each other.
-const SAVED: u64 = 4;
+/// How long the return of a finished job may not be seen before the receipt goes out.
+const FINISHED_MS: u64 = 500;
+
+/// How long a return may be on its way before the receipt goes out: a time-out of the minion's, in which it hears that it was not taken.
+const RETURN_MS: u64 = 10_000;
 
 /// Jobs that each receipt repeats, as one may be lost on its way.
 const REPEATED_MAX: usize = 20;
@@ -56,8 +64,10 @@ pub(crate) struct Jobs {
     jobs: VecDeque<Job>,
     /// Every job since then is in the list.
     covers_from: u64,
-    /// Paces receipts: the time at which one would be due if they had come evenly.
+    /// No receipt before then.
     paced: u64,
+    /// What the master took for the last returns, smoothed.
+    answers: Option<u64>,
 }
 
 impl Jobs {
@@ -67,6 +77,7 @@ impl Jobs {
             jobs: VecDeque::new(),
             covers_from: now,
             paced: 0,
+            answers: None,
         }
     }
 
@@ -123,16 +134,30 @@ impl Jobs {
     }
 
     /// The master took its return.
-    pub(crate) fn returned(&mut self, jid: &Jid) {
-        if let Some(job) = self.find(jid) {
-            job.step = Step::Returned;
+    pub(crate) fn returned(&mut self, jid: &Jid, now: u64) {
+        let Some(job) = self.find(jid) else { return };
+        let before = std::mem::replace(&mut job.step, Step::Returned);
+        if let Step::Returning { since } = before {
+            let took = now.saturating_sub(since);
+            let smoothed = self.answers.map_or(took, |before| (3 * before + took) / 4);
+            self.answers = Some(smoothed);
         }
+    }
+
+    /// What the master takes for a return.
+    fn answers(&self) -> u64 {
+        self.answers.unwrap_or(ANSWERS_MS)
+    }
+
+    fn first(&self) -> u64 {
+        self.answers().clamp(*FIRST_MS.start(), *FIRST_MS.end())
     }
 
     /// When [`Self::receipt`] has something to give.
     pub(crate) fn next_due(&self) -> Option<u64> {
-        let due = self.jobs.iter().filter_map(Job::due).min()?;
-        Some(due.max(self.paced.saturating_sub((SAVED - 1) * PACE_MS)))
+        let first = self.first();
+        let due = self.jobs.iter().filter_map(|job| job.due(first)).min()?;
+        Some(due.max(self.paced))
     }
 
     /// Jobs whose receipts are due, as far as their files are to be looked at first.
@@ -149,7 +174,8 @@ impl Jobs {
         if self.next_due().is_none_or(|due| due > now) {
             return None;
         }
-        self.paced = self.paced.max(now) + PACE_MS;
+        let first = self.first();
+        self.paced = now + (4 * self.answers()).clamp(*PACE_MS.start(), *PACE_MS.end());
         let mut repeats = REPEATED_MAX;
         let mut receipt = Vec::new();
         for job in self.jobs.iter_mut().rev() {
@@ -162,7 +188,7 @@ impl Jobs {
                 }
                 Step::Running => true,
                 Step::Finished { .. } | Step::Returning { .. } => {
-                    job.due().is_some_and(|due| due <= now)
+                    job.due(first).is_some_and(|due| due <= now)
                 }
             };
             if wanted {
@@ -196,11 +222,12 @@ impl Jobs {
 }
 
 impl Job {
-    fn due(&self) -> Option<u64> {
+    fn due(&self, first: u64) -> Option<u64> {
         match self.step {
             _ if self.told => None,
-            Step::Running => Some(self.taken + FIRST_MS),
-            Step::Finished { since } | Step::Returning { since } => Some(since + RETURN_MS),
+            Step::Running => Some(self.taken + first),
+            Step::Finished { since } => Some(since + FINISHED_MS),
+            Step::Returning { since } => Some(since + RETURN_MS),
             Step::Returned => None,
         }
     }

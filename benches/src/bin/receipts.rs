@@ -57,7 +57,7 @@ struct Arguments {
     #[arg(long, default_value_t = 30)]
     deaf_seconds: u64,
     /// Bursts of jobs.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     bursts: usize,
     /// Jobs of one burst that take a moment.
     #[arg(long, default_value_t = 4)]

@@ -106,7 +106,7 @@ impl Minion {
                         "delivered the return of jid={jid} that the master had not taken minion={id}"
                     );
                 }
-                self.jobs.returned(&jid);
+                self.jobs.returned(&jid, now);
             }
             Some(Answered::Undelivered(jid)) => self.undelivered(&[jid], now),
             Some(Answered::StillUndelivered) => {
