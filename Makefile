@@ -37,7 +37,7 @@ static: ## saltway-minion-shim as one static file, in target/static
 	@scripts/setup static
 	@scripts/build-static
 
-bench: ## latency, throughput, memory and the ledger, beside the site's own master, salt-syndic and redis-benchmark (about 20 minutes)
+bench: ## latency, throughput, memory, the ledger and receipts, beside the site's own master, salt-syndic and redis-benchmark (about 40 minutes)
 	@scripts/setup system 3006 3008 static
 	@cargo build --release --workspace --bins
 	@scripts/build-static
@@ -48,6 +48,9 @@ bench: ## latency, throughput, memory and the ledger, beside the site's own mast
 	@target/release/ledger
 	@target/release/minion_shim
 	@target/release/silence --salt 3008
+	@target/release/back --salt 3006
+	@target/release/back --salt 3008
+	@target/release/receipts
 
 faults: ## what each fault costs, through Saltway and through salt-syndic (an hour; ARGS="--list", "--case NAME", "--relay saltway|syndic", "--json")
 	@scripts/setup system $(SALT)
