@@ -48,8 +48,8 @@ pub struct RedeliveryConfig {
     /// How long after its publication a minion is silent about a job, and how long after a first repetition the second
     /// follows; each further one waits twice as long.
     pub receipt_timeout_ms: u64,
-    /// How often a job is sent again to a minion that has given no sign of itself. One more is kept for the moment at
-    /// which the minion itself shows that it hears again.
+    /// How often a job is sent again to a minion that has given no sign of itself; the last of several only over a new
+    /// connection. One more is kept for the moment at which the minion itself shows that it hears again.
     pub attempts_max: u8,
     /// Most publications in a second, on average; twice as many go at once after a pause.
     pub publications_per_s: u32,

@@ -186,12 +186,12 @@ fn real_ledger_names_exactly_what_was_missed_where_nothing_is_sent_again() {
     assert!(sent_again(&stand) < 0.5);
 }
 
-/// The job ends its own minion before it can return.
+/// The job ends its own minion, all of its processes, before it can return.
 fn assert_deadly_job_runs_once(version: SaltVersion, shim: bool) {
     let mut stand = start(version, shim, "receipts: {receipt_timeout: 1s}");
     let deaths = stand.tree.workspace().path().join("deaths");
     let pid = stand.away.minion.process().expect("it runs").pid();
-    let command = format!("echo died >> {}; kill -9 {pid}", deaths.display());
+    let command = format!("echo died >> {}; kill -9 -- -{pid}", deaths.display());
     let job = stand
         .recorder
         .publish(AWAY, "glob", "cmd.run", json!([command]))

@@ -177,8 +177,11 @@ impl Redelivery {
             {
                 continue;
             }
-            let may_go =
-                cell.has(MISSED) && !cell.has(READY) && cell.attempts < self.config.attempts_max;
+            // One is left for a new connection: the oldest job then goes with the others, in their order.
+            let by_time_max = self.config.attempts_max.saturating_sub(1).max(1);
+            let may_go = cell.has(MISSED)
+                && !cell.has(READY)
+                && cell.attempts < by_time_max.min(self.config.attempts_max);
             let factor = 1_u64.checked_shl(u32::from(minion.probes)).unwrap_or(1);
             let wait_ms = self.config.receipt_timeout_ms.saturating_mul(factor);
             let since_probe_ms = match minion.probes {
