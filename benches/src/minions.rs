@@ -251,6 +251,8 @@ struct Minion {
     receipt_due: Option<Instant>,
     last_receipt: Option<Instant>,
     taken: VecDeque<Jid>,
+    /// When the returns on their way were sent.
+    returning: VecDeque<Instant>,
     /// What the master took for the last returns.
     answers_within: Option<Duration>,
 }
@@ -364,7 +366,9 @@ impl Site {
                 one.taken.push_back(load.jid().clone());
                 one.has_news = true;
                 if one.receipt_due.is_none() {
+                    let waiting = one.returning.front().map(|since| now - *since);
                     let took = one.answers_within.unwrap_or(ANSWERS_WITHIN);
+                    let took = took.max(waiting.unwrap_or_default());
                     let after = took.clamp(RECEIPT_AFTER.0, RECEIPT_AFTER.1);
                     let interval = (4 * took).clamp(RECEIPT_INTERVAL.0, RECEIPT_INTERVAL.1);
                     let free = one.last_receipt.map_or(now, |last| last + interval);
@@ -413,6 +417,7 @@ impl Site {
             ret.set("master_id", master_id.clone());
         }
         self.shared.counts.returns.fetch_add(1, Ordering::Relaxed);
+        self.minions[minion].returning.push_back(Instant::now());
         self.send(minion, ret, true);
     }
 
@@ -469,7 +474,9 @@ impl Site {
     }
 
     fn answered(&mut self, minion: usize, took: Duration) {
-        let before = &mut self.minions[minion].answers_within;
+        let one = &mut self.minions[minion];
+        one.returning.pop_front();
+        let before = &mut one.answers_within;
         *before = Some(before.map_or(took, |before| (3 * before + took) / 4));
     }
 

@@ -54,6 +54,8 @@ enum Step {
 struct Job {
     jid: Jid,
     taken: u64,
+    /// Its receipt is due so long after it was taken.
+    first: u64,
     told: bool,
     step: Step,
 }
@@ -101,9 +103,11 @@ impl Jobs {
         {
             self.covers_from = self.covers_from.max(oldest.taken + 1);
         }
+        let first = self.answers(now).clamp(*FIRST_MS.start(), *FIRST_MS.end());
         self.jobs.push_back(Job {
             jid,
             taken: now,
+            first,
             told: false,
             step: Step::Running,
         });
@@ -144,19 +148,19 @@ impl Jobs {
         }
     }
 
-    /// What the master takes for a return.
-    fn answers(&self) -> u64 {
-        self.answers.unwrap_or(ANSWERS_MS)
-    }
-
-    fn first(&self) -> u64 {
-        self.answers().clamp(*FIRST_MS.start(), *FIRST_MS.end())
+    /// What the master takes for a return; one that is on its way has taken that long at least.
+    fn answers(&self, now: u64) -> u64 {
+        let waiting = self.jobs.iter().find_map(|job| match job.step {
+            Step::Returning { since } => Some(now.saturating_sub(since)),
+            _ => None,
+        });
+        let answers = self.answers.unwrap_or(ANSWERS_MS);
+        answers.max(waiting.unwrap_or_default().min(RETURN_MS))
     }
 
     /// When [`Self::receipt`] has something to give.
     pub(crate) fn next_due(&self) -> Option<u64> {
-        let first = self.first();
-        let due = self.jobs.iter().filter_map(|job| job.due(first)).min()?;
+        let due = self.jobs.iter().filter_map(Job::due).min()?;
         Some(due.max(self.paced))
     }
 
@@ -174,8 +178,7 @@ impl Jobs {
         if self.next_due().is_none_or(|due| due > now) {
             return None;
         }
-        let first = self.first();
-        self.paced = now + (4 * self.answers()).clamp(*PACE_MS.start(), *PACE_MS.end());
+        self.paced = now + (4 * self.answers(now)).clamp(*PACE_MS.start(), *PACE_MS.end());
         let mut repeats = REPEATED_MAX;
         let mut receipt = Vec::new();
         for job in self.jobs.iter_mut().rev() {
@@ -188,7 +191,7 @@ impl Jobs {
                 }
                 Step::Running => true,
                 Step::Finished { .. } | Step::Returning { .. } => {
-                    job.due(first).is_some_and(|due| due <= now)
+                    job.due().is_some_and(|due| due <= now)
                 }
             };
             if wanted {
@@ -222,10 +225,10 @@ impl Jobs {
 }
 
 impl Job {
-    fn due(&self, first: u64) -> Option<u64> {
+    fn due(&self) -> Option<u64> {
         match self.step {
             _ if self.told => None,
-            Step::Running => Some(self.taken + first),
+            Step::Running => Some(self.taken + self.first),
             Step::Finished { since } => Some(since + FINISHED_MS),
             Step::Returning { since } => Some(since + RETURN_MS),
             Step::Returned => None,

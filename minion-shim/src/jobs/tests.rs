@@ -75,7 +75,12 @@ fn a_master_that_is_slow_with_returns_is_told_less_often() {
     jobs.returning(&jid(1), 1010);
     jobs.returned(&jid(1), 3010);
     assert_eq!(receipts_of_a_stream(&mut jobs), 2);
-    // It has recovered.
+    // It has recovered; before, one that does not answer at all is slow, too.
+    jobs.take(jid(1_000), 13_000);
+    jobs.returning(&jid(1_000), 13_000);
+    jobs.take(jid(1_001), 13_400);
+    assert_eq!(jobs.receipt(13_000 + 899), None);
+    jobs.returned(&jid(1_000), 13_900);
     assert!(jobs.receipt(19_000).is_some());
     for number in 2..30 {
         jobs.take(jid(number), 20_000);

@@ -12,8 +12,12 @@ const GAP_MS: u64 = 1_000;
 /// Answers that come closer to each other than this are a stream.
 const STREAM_MS: u64 = 1_000;
 
-/// So many time-outs a silence lasts at most, whatever else is heard meanwhile.
+/// So many time-outs a silence lasts at most after a repetition, whatever else is heard meanwhile.
 const TIMEOUTS_MAX: u64 = 6;
+
+/// The same after the publication: an overloaded lower master takes minutes for the answers of a large site
+/// (`benches/src/bin/receipts.rs`). A job lives for five.
+const FIRST_TIMEOUTS_MAX: u64 = 24;
 
 impl RedeliveryConfig {
     /// Whether a silent minion may be sent a job again, apart from when.
@@ -36,7 +40,11 @@ impl RedeliveryConfig {
     fn waits_ms(&self, job: &Job, cell: Cell, word_ms: u64) -> u64 {
         let sent_ms = job.sent_ms(cell);
         let timeout_ms = self.receipt_timeout_ms;
-        let latest_ms = sent_ms.saturating_add(timeout_ms.saturating_mul(TIMEOUTS_MAX));
+        let timeouts_max = match cell.attempts {
+            0 => FIRST_TIMEOUTS_MAX,
+            _ => TIMEOUTS_MAX,
+        };
+        let latest_ms = sent_ms.saturating_add(timeout_ms.saturating_mul(timeouts_max));
         sent_ms
             .max(word_ms)
             .saturating_add(timeout_ms)
