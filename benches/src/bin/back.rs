@@ -1,7 +1,7 @@
 //! How soon does the MoM's ledger know that a minion took a job, and how soon has a minion that was away what it missed?
 //!
-//! Real Salt, real Redis. Receipts: jobs of 1.2 s for six minions of two sites; a minion has taken a job when its proc file is
-//! there, the ledger's time is that of its answer for the job. Away: a minion whose publications are lost for 20 s while 40
+//! Real Salt, real Redis. Receipts: jobs of 1.2 s for six minions of two sites. A minion takes a job when its main process says so in its
+//! log, before it starts a process for it, which writes the proc file; the ledger's time is that of its answer for the job. Away: a minion whose publications are lost for 20 s while 40
 //! jobs are published, and one that is killed and started again; from the moment that it is back until all have run.
 
 use std::{
@@ -24,6 +24,8 @@ use testkit::{Direction, Minion, SaltVersion, Tree, now, wait_until};
 const WITHIN: Duration = Duration::from_secs(120);
 /// How long a job of the first part takes: its proc file is seen for certain.
 const JOB: f64 = 1.2;
+/// Seconds of a day.
+const DAY: f64 = 86_400.0;
 /// How often the proc directories are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -84,27 +86,29 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
     }
     let mut recorder = tree.mom.record()?;
     let minions: Vec<&Minion> = tree.sites.iter().flat_map(|site| &site.minions).collect();
-    let mut taken = BTreeMap::new();
+    let mut proc_files = BTreeMap::new();
     let mut jids = Vec::new();
     for _ in 0..arguments.jobs {
         let began = now();
         let published = recorder.publish("*", "glob", "test.sleep", json!([JOB]))?;
         jids.push(published.jid.context("the MoM publishes it")?);
         while began.elapsed() < Duration::from_millis(arguments.pause) {
-            look(&minions, &mut taken)?;
+            look(&minions, &mut proc_files)?;
             thread::sleep(LOOK);
         }
     }
     let bridge = tree.bridge.as_ref().context("the tree has a bridge")?;
     let last = jids.last().context("there are jobs")?;
     wait_until("the last job to be complete", WITHIN, || {
-        look(&minions, &mut taken).map_err(|err| format!("{err:#}"))?;
+        look(&minions, &mut proc_files).map_err(|err| format!("{err:#}"))?;
         let job = ask(bridge, &format!("jobs/{last}")).map_err(|err| format!("{err:#}"))?;
         (job["state"] == "complete")
             .then_some(())
             .ok_or(job["returned"].to_string())
     })?;
-    let mut delays = Samples::default();
+    let taken = taken(&minions)?;
+    let (mut delays, mut after_proc_file) = (Samples::default(), Vec::new());
+    let seconds = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0));
     let (mut without, mut late) = (0, 0);
     for jid in &jids {
         let job = ask(bridge, &format!("jobs/{jid}"))?;
@@ -115,14 +119,22 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
                 without += 1;
                 continue;
             };
-            let took = taken.get(&(id.to_owned(), jid.clone()));
+            let key = (id.to_owned(), jid.clone());
+            let took = taken.get(&key);
             let took = took.with_context(|| format!("{id} took {jid} unseen"))?;
-            let delay = (at + received / 1_000.0 - took).max(0.0);
+            let received = at + received / 1_000.0;
+            let delay = received % DAY - took;
             late += usize::from(delay > JOB);
-            delays.push(Duration::from_secs_f64(delay));
+            delays.push(seconds(delay));
+            if let Some(written) = proc_files.get(&key) {
+                after_proc_file.push((received - written) * 1e3);
+            }
         }
     }
-    let ms = |percent| format!("{:.0} ms", delays.percentile(percent).as_secs_f64() * 1e3);
+    let millis = |samples: &Samples, percent| {
+        format!("{:.0} ms", samples.percentile(percent).as_secs_f64() * 1e3)
+    };
+    let ms = |percent| millis(&delays, percent);
     print_table(
         &format!(
             "Receipts of {} jobs on 6 minions in the MoM's ledger, after the minion took the job; {name}",
@@ -136,6 +148,7 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
                 "p90",
                 "p99",
                 "after the return",
+                "after the proc file, median",
             ]
             .map(str::to_owned)
             .to_vec(),
@@ -146,6 +159,7 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
                 ms(90),
                 ms(99),
                 late.to_string(),
+                middle(&mut after_proc_file),
             ],
         ],
     );
@@ -154,7 +168,43 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
     Ok(())
 }
 
-/// Notes when each minion took each job that it runs now, in unix seconds.
+/// The median of milliseconds; below zero when the receipt was there before the file.
+fn middle(delays: &mut [f64]) -> String {
+    delays.sort_by(f64::total_cmp);
+    let middle = delays.get(delays.len() / 2);
+    middle.map_or_else(|| "-".to_owned(), |middle| format!("{middle:.0} ms"))
+}
+
+/// When each minion took each job by its log, in seconds of the day: `2026-11-21 21:15:43,210 [salt.minion ..] User root Executing
+/// command test.sleep with jid 2026..`. The machine's clock is UTC.
+fn taken(minions: &[&Minion]) -> Result<BTreeMap<(String, String), f64>> {
+    let mut taken = BTreeMap::new();
+    for minion in minions {
+        for line in minion.log()?.lines() {
+            let Some((head, jid)) = line.split_once(" with jid ") else {
+                continue;
+            };
+            let time = head
+                .split_whitespace()
+                .nth(1)
+                .context("no time in a line")?;
+            let mut parts = time.split([':', ',']).map(str::parse::<f64>);
+            let mut next = || {
+                parts
+                    .next()
+                    .context("no time in a line")?
+                    .context("no number")
+            };
+            let at = next()? * 3_600.0 + next()? * 60.0 + next()? + next()? / 1_000.0;
+            taken
+                .entry((minion.id().to_owned(), jid.trim().to_owned()))
+                .or_insert(at);
+        }
+    }
+    Ok(taken)
+}
+
+/// Notes when the proc file of each job that runs now was written, in unix seconds.
 fn look(minions: &[&Minion], taken: &mut BTreeMap<(String, String), f64>) -> Result<()> {
     for minion in minions {
         let proc = minion.proc_dir();
