@@ -235,6 +235,7 @@ fn away(version: SaltVersion, shims: bool, rounds: usize, name: &str) -> Result<
             "minion that was away",
             "jobs missed",
             "all run after it was back",
+            "all run at the one that stayed",
             "twice",
             "out of order",
         ]
@@ -256,6 +257,7 @@ fn silenced(stand: &mut Stand, next: &mut u32) -> Result<Vec<String>> {
     let (first, last) = (*next, *next + 39);
     let jobs = stand.publish(first, last)?;
     stand.await_runs(first, last, &[STAYS], WITHIN)?;
+    let peer = began.elapsed();
     thread::sleep(Duration::from_secs(20).saturating_sub(began.elapsed()));
     let heard = stand.away.publish.accepted();
     stand.away.publish.cut();
@@ -267,14 +269,16 @@ fn silenced(stand: &mut Stand, next: &mut u32) -> Result<Vec<String>> {
     let back = now();
     stand.await_runs(first, last, &[AWAY], WITHIN)?;
     *next = last + 1;
-    row(stand, "silent for 20 s", &jobs, back.elapsed())
+    row(stand, "silent for 20 s", &jobs, back.elapsed(), peer)
 }
 
 fn restarted(stand: &mut Stand, next: &mut u32) -> Result<Vec<String>> {
     stand.away.minion.kill();
+    let began = now();
     let (first, last) = (*next, *next + 19);
     let jobs = stand.publish(first, last)?;
     stand.await_runs(first, last, &[STAYS], WITHIN)?;
+    let peer = began.elapsed();
     stand.recorder.clear();
     stand.away.minion.start()?;
     let started = format!("salt/minion/{AWAY}/start");
@@ -284,10 +288,16 @@ fn restarted(stand: &mut Stand, next: &mut u32) -> Result<Vec<String>> {
     let back = now();
     stand.await_runs(first, last, &[AWAY], WITHIN)?;
     *next = last + 1;
-    row(stand, "killed and started", &jobs, back.elapsed())
+    row(stand, "killed and started", &jobs, back.elapsed(), peer)
 }
 
-fn row(stand: &Stand, what: &str, jobs: &[stream::Job], after: Duration) -> Result<Vec<String>> {
+fn row(
+    stand: &Stand,
+    what: &str,
+    jobs: &[stream::Job],
+    after: Duration,
+    peer: Duration,
+) -> Result<Vec<String>> {
     let jids: Vec<String> = jobs.iter().map(|job| job.jid.clone()).collect();
     let took = stand.away.took(&jids)?;
     let disordered = took.iter().zip(&jids).filter(|(one, other)| one != other);
@@ -297,6 +307,7 @@ fn row(stand: &Stand, what: &str, jobs: &[stream::Job], after: Duration) -> Resu
         what.to_owned(),
         jobs.len().to_string(),
         format!("{:.1} s", after.as_secs_f64()),
+        format!("{:.1} s", peer.as_secs_f64()),
         doubled.len().to_string(),
         disordered.count().to_string(),
     ])

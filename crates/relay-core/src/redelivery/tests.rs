@@ -106,6 +106,17 @@ fn the_job_that_a_silent_minion_was_tried_with_goes_first_over_a_new_connection(
 }
 
 #[test]
+fn what_was_sent_a_moment_before_the_return_still_goes_first() {
+    let mut site = Site::new();
+    for jid in ["1", "2", "3"] {
+        site.publish(jid, &["a"]);
+    }
+    assert_eq!(site.pass(5_500), ["5000 1:a"]);
+    site.report("a", Report::Started, &[], 60_000);
+    assert_eq!(site.pass(2_000), ["500 1:a", "500 2:a", "500 3:a"]);
+}
+
+#[test]
 fn nobody_without_receipts_for_this_job_is_sent_it_again() {
     let mut site = Site::new();
     site.publish_as("1", &["n", "s"], Policy::Safe, false);

@@ -131,6 +131,10 @@ impl Redelivery {
             let due_ms = self.config.life_ms(of_job, cell, minion);
             if due_ms > now_ms {
                 later_ms = Some(later_ms.map_or(due_ms, |later_ms| later_ms.min(due_ms)));
+                if cell.has(AT_ONCE) {
+                    // Sent a moment ago: the newer ones wait for it, so that the order stays.
+                    break;
+                }
                 continue;
             }
             if self.config.may_go(of_job, cell, minion) {
