@@ -246,8 +246,8 @@ struct Minion {
     jids: VecDeque<String>,
     /// Taken, and the return is not on its way.
     unreturned: Vec<(Jid, Instant)>,
-    /// Taken since the last receipt.
-    has_news: bool,
+    /// Of these, those that no receipt has told of.
+    untold: Vec<Jid>,
     receipt_due: Option<Instant>,
     last_receipt: Option<Instant>,
     taken: VecDeque<Jid>,
@@ -364,7 +364,7 @@ impl Site {
                 let one = &mut self.minions[minion];
                 one.unreturned.push((load.jid().clone(), now));
                 one.taken.push_back(load.jid().clone());
-                one.has_news = true;
+                one.untold.push(load.jid().clone());
                 if one.receipt_due.is_none() {
                     let waiting = one.returning.front().map(|since| now - *since);
                     let took = one.answers_within.unwrap_or(ANSWERS_WITHIN);
@@ -398,9 +398,9 @@ impl Site {
         let Some(load) = self.loads.get(jid) else {
             return;
         };
-        self.minions[minion]
-            .unreturned
-            .retain(|(taken, _)| taken.as_str() != jid);
+        let one = &mut self.minions[minion];
+        one.unreturned.retain(|(taken, _)| taken.as_str() != jid);
+        one.untold.retain(|taken| taken.as_str() != jid);
         let mut ret = Value::map([
             ("cmd", "_return".into()),
             ("jid", jid.into()),
@@ -424,7 +424,7 @@ impl Site {
     fn send_receipt(&mut self, minion: usize, now: Instant) {
         let one = &mut self.minions[minion];
         one.receipt_due = None;
-        if !std::mem::take(&mut one.has_news) || one.unreturned.is_empty() {
+        if std::mem::take(&mut one.untold).is_empty() {
             return;
         }
         one.last_receipt = Some(now);
