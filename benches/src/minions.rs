@@ -45,8 +45,8 @@ use self::ears::{Ears, Heard};
 
 /// `minion_jid_queue_hwm`.
 const JID_QUEUE: usize = 100;
-/// As the minion-shim: time between a take and its receipt, at least and at most. Between them: what the master took for
-/// the last returns.
+/// As the minion-shim: time between a take and its receipt, at least and at most. Between them: a quarter of
+/// what the master took for the last returns.
 const RECEIPT_AFTER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// As the minion-shim: time between two receipts of a minion; four times what the master took.
 const RECEIPT_INTERVAL: (Duration, Duration) =
@@ -369,7 +369,7 @@ impl Site {
                     let waiting = one.returning.front().map(|since| now - *since);
                     let took = one.answers_within.unwrap_or(ANSWERS_WITHIN);
                     let took = took.max(waiting.unwrap_or_default());
-                    let after = took.clamp(RECEIPT_AFTER.0, RECEIPT_AFTER.1);
+                    let after = (took / 4).clamp(RECEIPT_AFTER.0, RECEIPT_AFTER.1);
                     let interval = (4 * took).clamp(RECEIPT_INTERVAL.0, RECEIPT_INTERVAL.1);
                     let free = one.last_receipt.map_or(now, |last| last + interval);
                     let due = free.max(now + after);

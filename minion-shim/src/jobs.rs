@@ -21,8 +21,8 @@ pub(crate) const JOBS_MAX: usize = JIDS_MAX;
 /// How long a job is remembered. Redelivery looks back as far as a job lives, minutes.
 const KEPT_MS: u64 = 30 * 60 * 1000;
 
-/// From a take to its receipt, at least and at most; between them it is what the master takes for a return. A return often
-/// follows at once, and is a receipt itself.
+/// From a take to its receipt, at least and at most; between them it is a quarter of what the master takes for a return. A return
+/// often follows at once, and is a receipt itself.
 const FIRST_MS: RangeInclusive<u64> = 20..=500;
 
 /// Between two receipts, at least and at most; between them it is four times what the master takes for a return. With less, jobs in
@@ -103,7 +103,7 @@ impl Jobs {
         {
             self.covers_from = self.covers_from.max(oldest.taken + 1);
         }
-        let first = self.answers(now).clamp(*FIRST_MS.start(), *FIRST_MS.end());
+        let first = (self.answers(now) / 4).clamp(*FIRST_MS.start(), *FIRST_MS.end());
         self.jobs.push_back(Job {
             jid,
             taken: now,

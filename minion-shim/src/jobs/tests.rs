@@ -92,7 +92,7 @@ fn a_master_that_has_not_answered_yet_is_slow_for_as_long() {
     jobs.take(jid(1), 1000);
     jobs.returning(&jid(1), 1000);
     jobs.take(jid(2), 1300);
-    assert_eq!(jobs.next_due(), Some(1600));
+    assert_eq!(jobs.next_due(), Some(1375));
     assert_eq!(numbers(jobs.receipt(1600)), [2]);
     jobs.take(jid(3), 1610);
     assert_eq!(jobs.next_due(), Some(2500));
