@@ -46,7 +46,7 @@ bench: ## latency, throughput, memory, the ledger and receipts, beside the site'
 	@target/release/throughput
 	@target/release/rss
 	@target/release/ledger
-	@target/release/minion_shim
+	@target/release/minion_cost
 	@target/release/silence --salt 3008
 	@target/release/back --salt 3006
 	@target/release/back --salt 3008
