@@ -24,6 +24,7 @@ use std::{
     sync::Arc,
 };
 
+mod answers;
 mod book;
 mod by_hand;
 mod early;
@@ -36,6 +37,7 @@ mod turns;
 
 pub use self::figures::{Dropped, Figures};
 use self::{
+    answers::Answers,
     book::{Book, COUNTED, Job, JobNumber, MinionNumber},
     early::Early,
     figures::Delays,
@@ -58,6 +60,9 @@ pub struct RedeliveryConfig {
     /// A job is not sent again by time when more jobs than these were published to the minion after it: half of what a
     /// minion remembers (`minion_jid_queue_hwm`).
     pub newer_max: u32,
+    /// From so many first answers in a second on the lower master counts as busy: it is late with each one, and silence means
+    /// nothing yet.
+    pub busy_answers_per_s: u32,
     /// Most jobs that are followed.
     pub jobs_max: usize,
     /// Most minions over all jobs that have not been heard yet.
@@ -76,6 +81,7 @@ impl Default for RedeliveryConfig {
             publications_per_s: 20,
             minions_per_publication_max: 1_000,
             newer_max: 50,
+            busy_answers_per_s: 20,
             jobs_max: 10_000,
             cells_max: 2_000_000,
             minions_max: 200_000,
@@ -173,6 +179,7 @@ pub struct Redelivery {
     forgotten: Vec<String>,
     figures: Figures,
     delays: Delays,
+    answers: Answers,
 }
 
 impl Redelivery {
@@ -192,6 +199,7 @@ impl Redelivery {
             forgotten: Vec::new(),
             figures: Figures::default(),
             delays: Delays::default(),
+            answers: Answers::default(),
         }
     }
 

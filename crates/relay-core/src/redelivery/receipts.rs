@@ -72,6 +72,7 @@ impl Redelivery {
         if let Some(job) = self.book.jobs.get_mut(&job) {
             job.word_ms = self.now_ms;
         }
+        self.answers.note(self.now_ms);
         self.book.done(job, number);
         self.book.bound_heard(self.config.cells_max);
         self.forget_if_heard(job);

@@ -51,6 +51,14 @@ impl RedeliveryConfig {
             .min(latest_ms)
     }
 
+    /// While the site answers as fast as its master can take it, nobody is deaf before this time: what a minion says
+    /// waits in the master's queue, behind that of all others.
+    pub(super) fn busy_ms(&self, job: &Job, cell: Cell, now_ms: u64) -> u64 {
+        let latest_ms = self.receipt_timeout_ms.saturating_mul(FIRST_TIMEOUTS_MAX);
+        let latest_ms = job.sent_ms(cell).saturating_add(latest_ms);
+        latest_ms.min(now_ms.saturating_add(STREAM_MS))
+    }
+
     /// When a minion that shows that it hears is sent what it missed.
     pub(super) fn life_ms(&self, job: &Job, cell: Cell, minion: &Minion) -> u64 {
         if cell.attempts > 0 && (cell.has(AT_ONCE) || cell.has(CONNECTION)) {

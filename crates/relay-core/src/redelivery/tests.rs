@@ -205,6 +205,34 @@ fn nobody_is_deaf_while_the_answers_stream_in() {
     assert_eq!(site.pass(4_000).len(), 1);
 }
 
+/// The answers for the first job wait before those for the second: a master takes a hundred a second.
+#[test]
+fn nobody_is_deaf_whose_answer_waits_behind_those_of_all_others() {
+    let names: Vec<String> = (0..1_000).map(|n| format!("m{n:03}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut site = Site::new();
+    for name in &names {
+        site.redelivery.gives_receipts(name, Source::Shim);
+    }
+    site.publish("1", &names);
+    site.publish("2", &names);
+    site.redelivery.connection_opened(site.now_ms);
+    for jid in ["1", "2"] {
+        for name in &names {
+            assert_eq!(site.pass(10), [] as [&str; 0], "{jid} {name}");
+            site.redelivery.returned(name, jid, site.now_ms);
+        }
+    }
+    assert_eq!(site.redelivery.figures().missed, 0);
+    // One that is deaf is sent it soon after the others are done.
+    site.publish("3", &names);
+    for name in names.iter().skip(1) {
+        assert_eq!(site.pass(10), [] as [&str; 0]);
+        site.redelivery.returned(name, "3", site.now_ms);
+    }
+    assert_eq!(site.pass(6_000).len(), 1);
+}
+
 #[test]
 fn neighbours_whose_receipts_come_the_other_way_round_are_not_missed() {
     let mut site = Site::new();

@@ -70,7 +70,10 @@ impl Redelivery {
             if !of.gives(job.asked_start_event) || cell.has(MISSED) {
                 continue;
             }
-            let until_ms = self.config.quiet_ms(job, cell, of);
+            let mut until_ms = self.config.quiet_ms(job, cell, of);
+            if self.is_busy() {
+                until_ms = until_ms.max(self.config.busy_ms(job, cell, self.now_ms));
+            }
             if cell.attempts == 0 && until_ms > self.now_ms {
                 later_ms = later_ms.min(until_ms);
                 continue;
@@ -86,6 +89,10 @@ impl Redelivery {
         if later_ms < u64::MAX {
             self.checks.insert((later_ms, number));
         }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.answers.per_second(self.now_ms) >= self.config.busy_answers_per_s
     }
 
     /// A minion's moment: what it may be sent now becomes ready, and its next moment is set.
@@ -111,7 +118,7 @@ impl Redelivery {
 
     /// Something showed that the minion hears again: all that it missed.
     fn send_missed(&mut self, number: MinionNumber) {
-        let now_ms = self.now_ms;
+        let (now_ms, is_busy) = (self.now_ms, self.is_busy());
         let Some(minion) = self.book.minion_mut(number) else {
             return;
         };
@@ -128,7 +135,10 @@ impl Redelivery {
             if !cell.has(LIFE) && !cell.has(CONNECTION) {
                 continue;
             }
-            let due_ms = self.config.life_ms(of_job, cell, minion);
+            let mut due_ms = self.config.life_ms(of_job, cell, minion);
+            if is_busy && cell.attempts == 0 && !cell.has(AT_ONCE) {
+                due_ms = due_ms.max(self.config.busy_ms(of_job, cell, now_ms));
+            }
             if due_ms > now_ms {
                 later_ms = Some(later_ms.map_or(due_ms, |later_ms| later_ms.min(due_ms)));
                 if cell.has(AT_ONCE) {
