@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// Long enough for whatever would be sent again by time, three times over, and for a busy machine.
 const SILENCE: Duration = Duration::from_secs(4);
 
-const QUICK: &str = "receipts: {receipt_timeout: 500ms}\n";
+const QUICK: &str = "receipts: {start_event: true, receipt_timeout: 500ms}\n";
 
 fn relay(extra: &str) -> Relay {
     let builder = Relay::builder().site("site1", &["a1", "a2", "a3"]);
@@ -175,7 +175,7 @@ fn names(load: &Value) -> Vec<String> {
 
 #[test]
 fn real_receipts_go_up_and_start_events_that_only_the_shim_asked_for_do_not() {
-    let relay = relay("");
+    let relay = relay("receipts: {start_event: true}\n");
     let first = publish(&relay, 1);
     let lower = &relay.site(0).expect("a site").lower;
     let jobs = lower.jobs();
@@ -302,7 +302,7 @@ fn real_what_must_not_be_sent_again_is_told_as_missed_and_stays() {
 
 #[test]
 fn real_minion_that_comes_back_gets_what_it_missed_in_order_and_nothing_that_it_has() {
-    let relay = relay("receipts: {receipt_timeout: 30s}\n");
+    let relay = relay("receipts: {start_event: true, receipt_timeout: 30s}\n");
     let lower = &relay.site(0).expect("a site").lower;
     let known = publish(&relay, 1);
     for minion in ["a1", "a2"] {
@@ -386,7 +386,7 @@ fn real_lies_of_minions_cost_a_line_in_the_log() {
 
 #[test]
 fn real_job_by_hand_goes_to_those_that_had_it_and_gave_no_receipt() {
-    let relay = relay("receipts: {redeliver: never}\n");
+    let relay = relay("receipts: {start_event: true, redeliver: never}\n");
     let lower = &relay.site(0).expect("a site").lower;
     let first = publish(&relay, 1);
     fire_receipt(&relay, "a1", &[&first]);
@@ -436,7 +436,7 @@ fn real_job_by_hand_goes_to_those_that_had_it_and_gave_no_receipt() {
 
 #[test]
 fn real_what_may_have_been_taken_while_nobody_listened_is_not_sent_again() {
-    let relay = relay("receipts: {receipt_timeout: 4s}\n");
+    let relay = relay("receipts: {start_event: true, receipt_timeout: 4s}\n");
     let lower = &relay.site(0).expect("a site").lower;
     let known = publish(&relay, 1);
     fire_start_event(&relay, &known, "a1");

@@ -79,6 +79,7 @@ fn receipts(version: SaltVersion, shims: bool, arguments: &Arguments, name: &str
         .site("site1", version, &["a1", "a2", "a3"])
         .site("site2", version, &["b1", "b2", "b3"])
         .minion_shims(shims)
+        .shim_extra(&format!("receipts: {{start_event: {}}}", !shims))
         .daemon_log("warn")
         .start()?;
     for site in ["site1", "site2"] {
@@ -229,7 +230,8 @@ fn look(minions: &[&Minion], taken: &mut BTreeMap<(String, String), f64>) -> Res
 }
 
 fn away(version: SaltVersion, shims: bool, rounds: usize, name: &str) -> Result<()> {
-    let mut stand = Stand::start(version, shims, "")?;
+    let receipts = format!("receipts: {{start_event: {}}}", !shims);
+    let mut stand = Stand::start(version, shims, &receipts)?;
     let mut rows = vec![
         [
             "minion that was away",

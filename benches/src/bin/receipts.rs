@@ -88,6 +88,7 @@ fn main() -> Result<()> {
     let tree = Tree::with_saltway(arguments.salt)
         .site("site1", arguments.salt, &[])
         .daemon_log("warn")
+        .shim_extra("receipts: {start_event: true}")
         .start()?;
     let minions = sign_in(&tree, arguments.minions)?;
     let mut recorder = tree.mom.record()?;

@@ -55,7 +55,9 @@ impl Default for ReceiptsConfig {
     fn default() -> Self {
         let default = RedeliveryConfig::default();
         Self {
-            start_event: true,
+            // A minion of 3008 waits for its master's answer to a start event before it begins the job: up to a minute, where the master
+            // has just died.
+            start_event: false,
             redeliver: true,
             receipt_timeout: Duration::from_millis(default.receipt_timeout_ms),
             attempts: default.attempts_max,

@@ -67,6 +67,7 @@ fn real_minions_tell_what_they_got_and_those_that_cannot_are_not_called_lost() {
     let mut tree = Tree::with_saltway(SaltVersion::V3008)
         .site("site1", SaltVersion::V3006, &["a1", "a2"])
         .site("site2", SaltVersion::V3008, &["b1", "b2"])
+        .shim_extra("receipts: {start_event: true}")
         .start()
         .expect("the tree starts");
     for minion in &mut tree.sites[0].minions {
@@ -86,7 +87,7 @@ fn real_minions_tell_what_they_got_and_those_that_cannot_are_not_called_lost() {
         .wait_for_returns(&all, 5, WITHIN)
         .expect("all return");
 
-    // Of its own accord 3008 tells; 3006 by its shim.
+    // 3008 tells by itself when it is asked; 3006 by its shim.
     assert_received_before_returned(&tree, &mut recorder, &["a1", "a2", "b1", "b2"]);
     // The MoM did not ask for start events, and does not see any.
     let events = recorder.events().expect("the recorder runs");

@@ -15,8 +15,10 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// (`benches/src/bin/back.rs`); here another tree runs beside.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 
+/// Minions without a shim are asked for start events.
 fn start(version: SaltVersion, shim: bool, receipts: &str) -> Stand {
-    Stand::start(version, shim, receipts).expect("everything starts")
+    let receipts = format!("receipts: {{start_event: {}, {receipts}}}", !shim);
+    Stand::start(version, shim, &receipts).expect("everything starts")
 }
 
 fn assert_each_once_and_in_order(stand: &Stand, jobs: &[Job]) {
@@ -94,7 +96,7 @@ fn real_silenced_3008_minion_gets_all_it_missed_once_and_in_order() {
 /// Its connection stands still, and then everything comes late: what was sent again meanwhile comes, too, and runs not.
 #[test]
 fn real_minion_that_hears_everything_late_runs_nothing_twice() {
-    let mut stand = start(SaltVersion::V3006, true, "receipts: {receipt_timeout: 1s}");
+    let mut stand = start(SaltVersion::V3006, true, "receipt_timeout: 1s");
     stand.away.publish.stall(Direction::Down);
     let jobs = stand.publish(2, 21).expect("published");
     stand
@@ -148,7 +150,7 @@ fn real_restarted_3008_minion_gets_all_it_missed_once_and_in_order() {
 
 #[test]
 fn real_ledger_names_exactly_what_was_missed_where_nothing_is_sent_again() {
-    let receipts = "receipts: {redeliver: never, receipt_timeout: 1s}";
+    let receipts = "redeliver: never, receipt_timeout: 1s";
     let mut stand = start(SaltVersion::V3006, true, receipts);
     stand.away.publish.silence(Direction::Down);
     let missed = stand.publish(2, 11).expect("published");
@@ -188,7 +190,7 @@ fn real_ledger_names_exactly_what_was_missed_where_nothing_is_sent_again() {
 
 /// The job ends its own minion, all of its processes, before it can return.
 fn assert_deadly_job_runs_once(version: SaltVersion, shim: bool) {
-    let mut stand = start(version, shim, "receipts: {receipt_timeout: 1s}");
+    let mut stand = start(version, shim, "receipt_timeout: 1s");
     let deaths = stand.tree.workspace().path().join("deaths");
     let pid = stand.away.minion.process().expect("it runs").pid();
     let command = format!("echo died >> {}; kill -9 -- -{pid}", deaths.display());
