@@ -21,6 +21,7 @@ impl Relay {
         let tree = Tree::with_saltway(version)
             .site("s1", version, &["a1", "a2"])
             .site("s2", version, &["b1"])
+            .shim_extra("receipts: {start_event: true}")
             .start()
             .expect("the tree starts");
         let conf_dir = tree.workspace().path().join("runner");

@@ -166,6 +166,7 @@ mod tests {
     #[test]
     fn questions_ask_for_no_start_event_although_no_list_names_them() {
         let config = ReceiptsConfig {
+            start_event: true,
             never_functions: Vec::new(),
             ..ReceiptsConfig::default()
         };
