@@ -23,7 +23,10 @@ fn job_files(cachedir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
-            } else if !path.ends_with("return.p") {
+            // A return is written to a file of another name first.
+            } else if !path.ends_with("return.p")
+                && !path.to_string_lossy().contains("___atomic_write")
+            {
                 found.push((path.clone(), fs::read(path).unwrap()));
             }
         }
